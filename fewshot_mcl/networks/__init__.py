@@ -1,0 +1,40 @@
+"""Backbones by name, and peers of any of them. Importing this package imports no torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fewshot_mcl.errors import unknown
+
+if TYPE_CHECKING:
+    from fewshot_mcl.networks.backbone import Backbone
+    from fewshot_mcl.networks.peers import PeerNetwork, PeerOutputs
+
+__all__ = ["BACKBONES", "Backbone", "PeerNetwork", "PeerOutputs", "create_backbone"]
+
+BACKBONES = {"conv4": "conv4:Conv4"}  # name -> module:class
+_LAZY = {"Backbone": "backbone", "PeerNetwork": "peers", "PeerOutputs": "peers"}
+
+
+def create_backbone(name: str, num_classes: int | None = None, **options: Any) -> Backbone:
+    """A freshly initialised backbone.
+
+    Args:
+        name: one of `BACKBONES`.
+        num_classes: outputs of the classifier; None for a network that ends at its features.
+        **options: `in_channels` (default 3) and `image_size` (default the backbone's own).
+
+    Raises:
+        UserError: if there is no such backbone.
+    """
+    if name not in BACKBONES:
+        raise unknown("backbone", name, BACKBONES)
+    module, cls = BACKBONES[name].split(":")
+    return getattr(import_module(f"{__name__}.{module}"), cls)(num_classes=num_classes, **options)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

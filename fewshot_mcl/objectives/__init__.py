@@ -1,0 +1,75 @@
+"""Methods by name. Importing this package imports no torch."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fewshot_mcl.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewshot_mcl.objectives import functional
+    from fewshot_mcl.objectives.base import Objective
+
+__all__ = ["METHODS", "Objective", "create_objective", "functional"]
+
+METHODS = {"baseline": "baseline:Baseline", "mcl": "mcl:Mcl", "mcl-okd": "mcl_okd:MclOkd"}  # name -> module:class
+
+
+def create_objective(
+    method: str,
+    *,
+    num_peers: int,
+    num_classes: int | None,
+    feature_dim: int,
+    stem_dim: int | None = None,
+    labels: Tensor | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Objective:
+    """The objective of a method.
+
+    Args:
+        method: one of `METHODS`.
+        num_peers, num_classes, feature_dim, stem_dim, labels, seed: see `objectives.base.Setting`.
+        **options: the method's own, see its class.
+
+    Raises:
+        UserError: if there is no such method or option, or the method cannot work with so few peers or images.
+    """
+    from fewshot_mcl.objectives.base import Setting
+
+    cls = _method(method)
+    for name in options:
+        if name not in (valid := options_of(method)):
+            raise unknown(f"option of method '{method}'", name, valid) if valid else UserError(f"method '{method}' has no options.")
+    return cls(Setting(num_peers, num_classes, feature_dim, stem_dim, labels, seed), **options)
+
+
+def options_of(method: str) -> dict[str, inspect.Parameter]:
+    """A method's options by name, those of the classes and modules it hands them on to included."""
+    from fewshot_mcl.objectives.contrast import MultiViewContrast
+
+    classes = [c for c in _method(method).__mro__ if "__init__" in vars(c)]
+    if any(c.__name__ == "Mcl" for c in classes):
+        classes.append(MultiViewContrast)
+    parameters = [p for c in classes for p in inspect.signature(c).parameters.values()]
+    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _method(name: str) -> Any:
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    module, cls = METHODS[name].split(":")
+    return getattr(import_module(f"{__name__}.{module}"), cls)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "functional":
+        return import_module(f"{__name__}.functional")
+    if name == "Objective":
+        return import_module(f"{__name__}.base").Objective
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,35 @@
+"""MCL: labels and the multi-view contrast, without the online teacher (the paper's "+MCL" ablation)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from fewshot_mcl.networks import PeerOutputs
+from fewshot_mcl.objectives.base import Setting
+from fewshot_mcl.objectives.baseline import Baseline
+from fewshot_mcl.objectives.contrast import MultiViewContrast
+
+
+class Mcl(Baseline):
+    """Sum of cross entropies + beta * sum over ordered pairs of the contrast (eqs. 2 and 8).
+
+    Args:
+        setting: what all objectives are told; needs `labels`.
+        beta: weight of the contrast; 0 leaves it out altogether.
+        **contrast: options of `MultiViewContrast`.
+    """
+
+    least_peers = 2
+
+    def __init__(self, setting: Setting, *, beta: float = 0.025, **contrast: Any) -> None:
+        super().__init__(setting)
+        self.beta = beta
+        self.contrast = MultiViewContrast(setting, **contrast) if beta else None
+
+    def feature_terms(self, out: PeerOutputs, indices: Tensor | None) -> dict[str, Tensor]:
+        if self.contrast is None:
+            return {}
+        assert indices is not None, "the contrast needs the images' indices"
+        return {"contrast": self.beta * self.contrast(out.features, indices)}

@@ -1,0 +1,296 @@
+"""The multi-view contrastive loss (paper eqs. 6-8) with its gradient in closed form.
+
+For an anchor peer a and the memory bank of a peer b, with scores s = v_a . V_b / temperature, x = exp(s), p = x / Z and c = K / N:
+
+    L(a, b) = mean over images of  log(1 + (c + eps) / p_positive) + sum over negatives of log(1 + (p + eps) / c)
+
+The normaliser Z is a constant, so d L / d s is -(c + eps) / (p + c + eps) at the positive and p / (p + c + eps) at a negative. Nothing
+that was gathered from a bank need be kept for the backward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Positive = Literal["bank", "live", "live-grad"]
+Normaliser = Literal["batch", "full", "fixed"]
+CHUNK_BYTES = 1 << 25  # working memory for one chunk of images: larger chunks fall out of the cache and are slower
+
+
+class _Negatives(Protocol):
+    """Where the negatives' scores come from. `rows` is a slice of the batch, `anchors` (A, n, D)."""
+
+    count: int  # K
+    bytes_per_anchor: int
+
+    def scores(self, anchors: Tensor, bank: Tensor, rows: slice) -> Tensor:
+        """(A, n, R) inner products with R candidate rows of the bank."""
+        ...
+
+    def weights(self, rows: slice) -> Tensor | None:
+        """(n, R) how often each candidate counts; None for once each."""
+        ...
+
+    def combine(self, gradient: Tensor, bank: Tensor, rows: slice) -> Tensor:
+        """(A, n, R) gradient at the scores -> (A, n, D) gradient at the anchors."""
+        ...
+
+
+class _Gathered:
+    """Given ids, their rows fetched from the bank: best for few negatives."""
+
+    def __init__(self, ids: Tensor, dim: int, itemsize: int) -> None:
+        self.ids, self.count = ids, ids.shape[1]
+        self.bytes_per_anchor = self.count * dim * itemsize
+
+    def _rows(self, bank: Tensor, rows: slice) -> Tensor:
+        ids = self.ids[rows]
+        return bank.index_select(0, ids.reshape(-1)).view(*ids.shape, -1)
+
+    def scores(self, anchors: Tensor, bank: Tensor, rows: slice) -> Tensor:
+        return torch.einsum("and,nrd->anr", anchors, self._rows(bank, rows))
+
+    def weights(self, rows: slice) -> None:
+        return None
+
+    def combine(self, gradient: Tensor, bank: Tensor, rows: slice) -> Tensor:
+        return torch.einsum("anr,nrd->and", gradient, self._rows(bank, rows))
+
+
+class _Picked:
+    """Given ids, picked from the product with the whole bank: best where the ids are many beside the bank's rows."""
+
+    def __init__(self, ids: Tensor, bank_rows: int, itemsize: int) -> None:
+        self.ids, self.count = ids, ids.shape[1]
+        self.bytes_per_anchor = (bank_rows + self.count) * itemsize
+
+    def scores(self, anchors: Tensor, bank: Tensor, rows: slice) -> Tensor:
+        return (anchors @ bank.T).gather(-1, self.ids[rows].expand(len(anchors), -1, -1))
+
+    def weights(self, rows: slice) -> None:
+        return None
+
+    def combine(self, gradient: Tensor, bank: Tensor, rows: slice) -> Tensor:
+        dense = gradient.new_zeros(*gradient.shape[:2], len(bank))
+        return dense.scatter_add_(-1, self.ids[rows].expand(len(gradient), -1, -1), gradient) @ bank
+
+
+class _Whole:
+    """Every row of another class, each counted K / (number of such rows) times: the expectation over the draws of K negatives."""
+
+    def __init__(self, allowed: Tensor, count: int, itemsize: int) -> None:
+        self.allowed, self.count = allowed, count
+        self.share = count / allowed.sum(1, keepdim=True)
+        self.bytes_per_anchor = allowed.shape[1] * itemsize
+
+    def scores(self, anchors: Tensor, bank: Tensor, rows: slice) -> Tensor:
+        return anchors @ bank.T
+
+    def weights(self, rows: slice) -> Tensor:
+        return self.allowed[rows] * self.share[rows]
+
+    def combine(self, gradient: Tensor, bank: Tensor, rows: slice) -> Tensor:
+        return gradient @ bank
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What all pairs of one step have in common."""
+
+    negatives: _Negatives
+    positives: Tensor
+    temperature: float
+    eps: float
+    positive: Positive
+    normaliser: Normaliser
+    fixed: Tensor | None  # (M, M) normalisers
+
+
+def _normaliser(
+    setting: _Setting, anchors: Tensor, positive: Tensor, bank: Tensor, chunks: list[slice], fixed: Tensor | None
+) -> Tensor:
+    """Z of every anchor peer against one bank, (A, 1) or, for "full", (A, B)."""
+    if fixed is not None:
+        return fixed[:, None]
+    if setting.normaliser == "full":
+        return torch.cat([_exp(anchors[:, c] @ bank.T, setting).sum(-1) for c in chunks], 1)
+    total, count = positive.sum(1), setting.negatives.count + 1
+    for rows in chunks:
+        x = _exp(setting.negatives.scores(anchors[:, rows], bank, rows), setting)
+        weights = setting.negatives.weights(rows)
+        total = total + (x.sum((1, 2)) if weights is None else torch.einsum("anr,nr->a", x, weights))
+    return (total * (len(bank) / (positive.shape[1] * count)))[:, None]
+
+
+def _exp(scores: Tensor, setting: _Setting) -> Tensor:
+    return scores.div_(setting.temperature).exp_()
+
+
+def _against_bank(
+    anchors: Tensor, bank: Tensor, positive_rows: Tensor, setting: _Setting, fixed: Tensor | None, gradient: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses (A,) of A anchor peers against one bank, the slopes (A, B) at the positive scores, and Z.
+
+    Writes d loss / d anchors into `gradient` (A, B, D) where it is given.
+    """
+    negatives, batch = setting.negatives, anchors.shape[1]
+    c, scale = negatives.count / len(bank), 1 / batch
+    step = max(1, CHUNK_BYTES // (negatives.bytes_per_anchor * len(anchors)))
+    chunks = [slice(start, start + step) for start in range(0, batch, step)]
+    positive = _exp(torch.einsum("abd,bd->ab", anchors, positive_rows), setting)
+    z = _normaliser(setting, anchors, positive, bank, chunks, fixed)
+    p = positive / z
+    loss = torch.log1p((c + setting.eps) / p).sum(1)
+    slope = (c + setting.eps) / (p + (c + setting.eps)) * (-scale / setting.temperature)
+    for rows in chunks:
+        weights = negatives.weights(rows)
+        p = _exp(negatives.scores(anchors[:, rows], bank, rows), setting)
+        p /= z[:, rows, None] if z.shape[1] > 1 else z[:, :, None]
+        terms = ((p + setting.eps) / c).log1p_()
+        loss += terms.sum((1, 2)) if weights is None else torch.einsum("anr,nr->a", terms, weights)
+        if gradient is not None:
+            p /= torch.add(p, c + setting.eps, out=terms)
+            p = p if weights is None else p.mul_(weights)
+            gradient[:, rows] = negatives.combine(p, bank, rows)
+    if gradient is not None:
+        gradient *= scale / setting.temperature
+        gradient += slope[..., None] * positive_rows
+    return loss * scale, slope, z
+
+
+class _Contrast(torch.autograd.Function):
+    """embeddings (M, B, D) -> losses (M, M) and normalisers (M, M); the gradient is worked out in the forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, embeddings: Tensor, banks: Tensor, setting: _Setting) -> tuple[Tensor, Tensor]:
+        peers, batch, dim = embeddings.shape
+        losses, normalisers = embeddings.new_zeros(2, peers, peers)
+        gradients = embeddings.new_zeros(peers, peers, batch, dim) if ctx.needs_input_grad[0] else None
+        slopes = embeddings.new_zeros(peers, peers, batch)
+        for b, bank in enumerate(banks):
+            others = [a for a in range(peers) if a != b]
+            rows = bank[setting.positives] if setting.positive == "bank" else embeddings[b]
+            into = torch.empty_like(embeddings[others]) if gradients is not None else None
+            fixed = setting.fixed[others, b] if setting.fixed is not None else None
+            loss, slope, z = _against_bank(embeddings[others], bank, rows, setting, fixed, into)
+            losses[others, b], slopes[others, b], normalisers[others, b] = loss, slope, z.mean(1)
+            if gradients is not None and into is not None:
+                gradients[others, b] = into
+        if setting.positive == "live-grad":
+            ctx.slopes, ctx.embeddings = slopes, embeddings
+        ctx.gradients, ctx.live = gradients, setting.positive == "live-grad"
+        ctx.mark_non_differentiable(normalisers)
+        return losses, normalisers
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        gradient = torch.einsum("xy,xybd->xbd", upstream, ctx.gradients)
+        if ctx.live:  # the positive of the pair (a, b) is v_b itself
+            gradient += torch.einsum("xy,xyb,xbd->ybd", upstream, ctx.slopes, ctx.embeddings)
+        return gradient, None, None
+
+
+def _given(embeddings: Tensor, banks: Tensor, ids: Tensor) -> _Negatives:
+    """Gather few ids; for many (a twelfth of the bank's rows, measured) one matrix product with the whole bank is cheaper."""
+    itemsize, (_, rows, dim) = banks.element_size(), banks.shape
+    if ids.shape[1] * 12 < rows:
+        return _Gathered(ids, dim, itemsize)
+    return _Picked(ids, rows, itemsize)
+
+
+def contrast_pairs(
+    embeddings: Tensor,
+    banks: Tensor,
+    positives: Tensor,
+    negatives: Tensor | None,
+    temperature: float,
+    eps: float = 1e-7,
+    *,
+    positive: Positive = "bank",
+    normaliser: Normaliser = "batch",
+    fixed: Tensor | None = None,
+    allowed: Tensor | None = None,
+    count: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Every ordered pair's loss, and its normaliser.
+
+    Args:
+        embeddings: (M, B, D) unit rows, the anchors.
+        banks: (M, N, D), constants.
+        positives: (B,) bank row of each image.
+        negatives: (B, K) bank rows; None for the exact expectation over the rows that `allowed` names.
+        temperature: of the scores.
+        eps: in both denominators.
+        positive: "bank" takes the positive from the other peer's bank, as published; "live" its embedding of this batch as a
+            constant; "live-grad" the same with gradient.
+        normaliser: "batch" is N times the mean over the batch's candidates, one for each pair, as published; "full" the sum over the
+            whole bank, one for each anchor, as in the paper's text.
+        fixed: (M, M) normalisers to use instead.
+        allowed: (B, N) bool, which rows are negatives of each image; with `count`, the K of the expectation.
+
+    Returns:
+        losses (M, M), [a, b] = L(f_a -> f_b), zero on the diagonal; normalisers (M, M), the mean over anchors where each has its own.
+        Everything is computed in at least float32, whatever autocast says: exp(score) overflows in half precision.
+    """
+    with torch.autocast(embeddings.device.type, enabled=False):
+        embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+        banks = banks.to(embeddings.dtype)
+        if negatives is not None:
+            candidates = _given(embeddings, banks, negatives)
+        else:
+            assert allowed is not None
+            assert count is not None
+            candidates = _Whole(allowed, count, banks.element_size())
+        setting = _Setting(candidates, positives, temperature, eps, positive, normaliser, fixed)
+        return _Contrast.apply(embeddings, banks, setting)
+
+
+def multi_view_contrast(
+    embeddings: Tensor,
+    banks: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    temperature: float,
+    eps: float = 1e-7,
+    return_pairs: bool = False,
+) -> Tensor:
+    """Eq. 8 with given negatives, as published: the sum over all ordered pairs of peers.
+
+    Args:
+        embeddings: (M, B, D) unit rows.
+        banks: (M, N, D).
+        positives: (B,) bank rows of the images.
+        negatives: (B, K) bank rows.
+        temperature, eps: as in `contrast_pairs`.
+        return_pairs: give (M, M) losses, [a, b] = L(f_a -> f_b), instead of their sum.
+    """
+    pairs, _ = contrast_pairs(embeddings, banks, positives, negatives, temperature, eps)
+    return pairs if return_pairs else pairs.sum()
+
+
+def multi_view_contrast_exact(
+    embeddings: Tensor,
+    banks: Tensor,
+    positives: Tensor,
+    allowed: Tensor,
+    count: int,
+    temperature: float,
+    eps: float = 1e-7,
+    return_pairs: bool = False,
+) -> Tensor:
+    """Eq. 8 with its expectation over negatives computed from the whole bank: no sampling noise.
+
+    Args:
+        allowed: (B, N) bool, which bank rows are negatives of each image.
+        count: K, the number of draws whose expectation this is.
+
+    The rest, and the result, as in `multi_view_contrast`.
+    """
+    pairs, _ = contrast_pairs(embeddings, banks, positives, None, temperature, eps, allowed=allowed, count=count)
+    return pairs if return_pairs else pairs.sum()
