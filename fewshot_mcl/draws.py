@@ -1,11 +1,14 @@
 """Randomness without hidden state: every draw is a function of (seed, purpose, numbers).
 
-Nothing is carried along from one draw to the next, so resuming a run, or drawing in batches of another size, cannot change one of them.
+Nothing is carried along from one draw to the next, so resuming a run, or drawing in batches of another size, cannot
+change one of them.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,8 +32,18 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(key(seed, *purpose) & (2**63 - 1))
 
 
+@contextmanager
+def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
+    """Within it torch's global generator, which layers initialise themselves from, is seeded; afterwards it is as before."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(seed, *purpose))
+        yield
+
+
 def _mix(x: UInts) -> UInts:
-    """The 64-bit finaliser of SplitMix (Steele, Lea, Flood 2014), in place: a bijection whose output bits all depend on all input bits."""
+    """SplitMix's 64-bit finaliser (Steele, Lea, Flood 2014), in place: every output bit depends on all input bits."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x ^= x >> np.uint64(shift)
         x *= np.uint64(factor)
@@ -53,8 +66,8 @@ def distinct(stream: int, rows: UInts, sizes: UInts, count: int, smallest: int, 
         rows: (R,) numbers of the rows; a row's sample depends on its number alone.
         sizes: (R,) row r is drawn from range(sizes[r]).
         count: how many to draw in each row.
-        smallest, largest: bounds of every size that may occur, in this call or another: they choose the algorithm, which must be the
-            same for every batch.
+        smallest, largest: bounds of every size that may occur, in this call or another: they choose the algorithm,
+            which must be the same for every batch.
 
     Returns:
         (R, count) integers, distinct within a row, every ordered sample equally likely.

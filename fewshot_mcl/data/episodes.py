@@ -68,29 +68,39 @@ class EpisodeSampler:
         labels_np = torch.as_tensor(labels).numpy()
         self._order = np.argsort(labels_np, kind="stable")
         self._labels, first, sizes = np.unique(labels_np[self._order], return_index=True, return_counts=True)
-        self._first, self._sizes = first.astype(np.int64), sizes.astype(np.uint64)
+        self._first = first.astype(np.int64)
+        self._sizes: draws.UInts = sizes.astype(np.uint64)
         self._check(class_names)
 
     def _check(self, class_names: Sequence[str]) -> None:
         if len(self._labels) < self.way:
-            raise UserError(f"{self.way}-way episodes need {self.way} classes; there are {len(self._labels)}. "
-                            f"Use --way {max(len(self._labels), 1)} or fewer.")
+            raise UserError(
+                f"{self.way}-way episodes need {self.way} classes; there are {len(self._labels)}. "
+                f"Use --way {max(len(self._labels), 1)} or fewer."
+            )
         needed, smallest = self.shot + self.query, int(self._sizes.min())
         small = np.flatnonzero(self._sizes < needed)
         if len(small):
             label = int(self._labels[small[np.argmin(self._sizes[small])]])
             name = class_names[label] if class_names else label
             others = f" (and {len(small) - 1} more classes have too few)" if len(small) > 1 else ""
-            remedy = (f"use --query {smallest - self.shot} or fewer" if smallest > self.shot
-                      else f"use --shot {smallest - 1} --query 1" if smallest > 1 else "add images to it or remove the class")
-            raise UserError(f"class '{name}' has {smallest} image{'s' * (smallest != 1)}; {self.shot}-shot with {self.query} "
-                            f"queries needs {needed}{others}: {remedy}.")
+            remedy = (
+                f"use --query {smallest - self.shot} or fewer"
+                if smallest > self.shot
+                else f"use --shot {smallest - 1} --query 1"
+                if smallest > 1
+                else "add images to it or remove the class"
+            )
+            raise UserError(
+                f"class '{name}' has {smallest} image{'s' * (smallest != 1)}; {self.shot}-shot with {self.query} "
+                f"queries needs {needed}{others}: {remedy}."
+            )
 
     def sample(self, count: int, start: int = 0) -> Episodes:
         """Episodes number `start` to `start + count - 1`."""
-        numbers = np.arange(start, start + count, dtype=np.uint64)
+        numbers = np.arange(start, start + count).astype(np.uint64)
         stream, total = draws.key(self.seed, "episode"), len(self._labels)
-        classes = draws.distinct(stream, numbers, np.full(count, total, np.uint64), self.way, total, total)
+        classes = draws.distinct(stream, numbers, np.array([total] * count, np.uint64), self.way, total, total)
         rows = (numbers[:, None] * np.uint64(self.way) + np.arange(self.way, dtype=np.uint64)).ravel()
         chosen = classes.ravel()
         stream = draws.key(self.seed, "images")

@@ -1,7 +1,7 @@
 """Images of one split as a single uint8 tensor, sorted by class.
 
-Sorting makes class c one contiguous range: an episode is a handful of index operations, and a negative of another class is one
-draw plus one offset.
+Sorting makes class c one contiguous range: an episode is a handful of index operations, and a negative of another class
+is one draw plus one offset.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class ImageStore:
         digest.update(self.labels.numpy().tobytes())
         pixels = self.images.numpy()
         for start in range(0, len(pixels), 4096):
-            digest.update(np.ascontiguousarray(pixels[start : start + 4096]))
+            digest.update(pixels[start : start + 4096].tobytes())
         return digest.hexdigest()
 
 
@@ -99,7 +99,7 @@ def memory_bytes() -> int:
 
 
 def allocate_images(shape: tuple[int, int, int, int], memory_share: float = MEMORY_SHARE) -> np.ndarray:
-    """An uninitialised uint8 array: in memory, or over an unnamed temporary file where it would take more than `memory_share` of it."""
+    """An uninitialised uint8 array: in memory, or over an unnamed temporary file where that takes more than `memory_share`."""
     size = int(np.prod(shape, dtype=np.int64))
     if size <= memory_share * memory_bytes():
         return np.empty(shape, np.uint8)

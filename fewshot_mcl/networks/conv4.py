@@ -29,7 +29,9 @@ class Conv4(Backbone):
     def __init__(self, num_classes: int | None = None, in_channels: int = 3, image_size: int = 84) -> None:
         side = image_size // 16
         if side < 1:
-            raise UserError(f"conv4 halves an image four times: images must be at least 16 pixels wide, not {image_size}.")
+            raise UserError(
+                f"conv4 halves an image four times: images must be at least 16 pixels wide, not {image_size}."
+            )
         stages = [_block(channels) for channels in (in_channels, WIDTH, WIDTH, WIDTH)]
         super().__init__(
             stages,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +35,9 @@ class PeerOutputs:
 def copies_per_stage(share: str, stages: int, peers: int, method: str = "mcl-okd") -> tuple[int, ...]:
     """How many copies of each stage exist: 1 where it is shared by all, M where each peer has its own.
 
-    Presets: "last-two" and "last-one" give every peer its own last two (one) stages, "none" shares nothing, and "paper-code" is what
-    the published code trains for `method`: one stage more is shared by ONE and OKDDip, and CL-ILR is a tree whose last stage but one
-    exists ceil(M/2) times.
+    Presets: "last-two" and "last-one" give every peer its own last two (one) stages, "none" shares nothing, and
+    "paper-code" is what the published code trains for `method`: one stage more is shared by ONE and OKDDip, and CL-ILR
+    is a tree whose last stage but one exists ceil(M/2) times.
 
     Raises:
         UserError: if `share` is no preset.
@@ -55,8 +55,8 @@ def copies_per_stage(share: str, stages: int, peers: int, method: str = "mcl-okd
 class PeerNetwork(nn.Module):
     """M networks of one architecture over a common trunk; peer M-1 is the one that is deployed.
 
-    Copy j of a stage stands on copy floor(j * parents / copies) of the stage before, so that the copies form a tree. Every copy is
-    initialised independently.
+    Copy j of a stage stands on copy floor(j * parents / copies) of the stage before, so that the copies form a tree.
+    Every copy is initialised independently.
 
     Args:
         backbone: name of a backbone.
@@ -94,10 +94,15 @@ class PeerNetwork(nn.Module):
         self._shared = copies.count(1) if num_peers > 1 else 0
         self.stem_dim = first.stage_channels[self._shared - 1] if self._shared else None
 
+    @property
+    def _levels(self) -> list[nn.ModuleList]:
+        """The copies of each stage."""
+        return [cast(nn.ModuleList, copies) for copies in self.stages]
+
     def forward(self, images: Tensor) -> PeerOutputs:
         """Images (B, C, H, W) -> features (M, B, D), logits (M, B, C) where there are classifiers, stem (B, Ds)."""
         maps, stem = [images], None
-        for number, copies in enumerate(self.stages, start=1):
+        for number, copies in enumerate(self._levels, start=1):
             maps = [stage(maps[j * len(maps) // len(copies)]) for j, stage in enumerate(copies)]
             if number == self._shared:
                 stem = maps[0].mean((2, 3))
@@ -107,14 +112,14 @@ class PeerNetwork(nn.Module):
 
     def peer(self, number: int) -> Backbone:
         """Peer `number` as a plain backbone over the same parameters."""
-        path, copy_index = [], number
-        for level in reversed(range(len(self.stages))):
-            path.append(self.stages[level][copy_index])
-            parents = len(self.stages[level - 1]) if level else 1
-            copy_index = copy_index * parents // len(self.stages[level])
+        path, position, levels = [], number, self._levels
+        for level in reversed(range(len(levels))):
+            path.append(levels[level][position])
+            parents = len(levels[level - 1]) if level else 1
+            position = position * parents // len(levels[level])
         net = Backbone(path[::-1], stage_channels=self.stage_channels, feature_dim=self.feature_dim, num_classes=None)
         net.pool = self.pool
-        net.classifier = self.classifiers[number] if len(self.classifiers) else None
+        net.classifier = cast(nn.Linear, self.classifiers[number]) if len(self.classifiers) else None
         return net
 
     def deployed(self) -> Backbone:

@@ -45,7 +45,11 @@ def create_objective(
     cls = _method(method)
     for name in options:
         if name not in (valid := options_of(method)):
-            raise unknown(f"option of method '{method}'", name, valid) if valid else UserError(f"method '{method}' has no options.")
+            raise (
+                unknown(f"option of method '{method}'", name, valid)
+                if valid
+                else UserError(f"method '{method}' has no options.")
+            )
     return cls(Setting(num_peers, num_classes, feature_dim, stem_dim, labels, seed), **options)
 
 
@@ -56,7 +60,7 @@ def options_of(method: str) -> dict[str, inspect.Parameter]:
     classes = [c for c in _method(method).__mro__ if "__init__" in vars(c)]
     if any(c.__name__ == "Mcl" for c in classes):
         classes.append(MultiViewContrast)
-    parameters = [p for c in classes for p in inspect.signature(c).parameters.values()]
+    parameters = [p for c in classes for p in inspect.signature(c, eval_str=True).parameters.values()]
     return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 

@@ -17,7 +17,8 @@ class Setting:
 
     Attributes:
         num_peers: M.
-        num_classes: C of the logits it will see; on episodes the way, or the training classes for an auxiliary classifier.
+        num_classes: C of the logits it will see; on episodes the way, or the training classes for an auxiliary
+            classifier.
         feature_dim: length of a feature.
         stem_dim: width of the shared trunk's output, None where nothing is shared.
         labels: (N,) label of every training image; an image's index in here is its row in a memory bank.
@@ -35,9 +36,9 @@ class Setting:
 class Objective(nn.Module):
     """A method. A subclass adds to `logit_terms` what it makes of logits, and to `feature_terms` what it makes of features.
 
-    It owns its parameters and buffers (heads, banks, gates) and knows nothing of backbones, data or the loop. The two kinds of terms
-    are apart because on an episode they see different things: logits belong to queries (or to an auxiliary classifier), features to
-    all images.
+    It owns its parameters and buffers (heads, banks, gates) and knows nothing of backbones, data or the loop. The two
+    kinds of terms are apart because on an episode they see different things: logits belong to queries (or to an
+    auxiliary classifier), features to all images.
     """
 
     least_peers = 2

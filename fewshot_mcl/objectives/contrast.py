@@ -20,24 +20,28 @@ Negatives = Literal["other-class", "any", "all"]
 class MultiViewContrast(nn.Module):
     """One linear head and one memory bank a peer; the loss of every ordered pair of peers (paper section 3.2).
 
-    A forward pass in training mode also moves the banks' rows of the batch, after all scores are computed, and counts one step. The
-    negatives of a step depend on (seed, step) alone, and both are in the state dict: a resumed run draws what the run would have drawn.
+    A forward pass in training mode also moves the banks' rows of the batch, after all scores are computed, and counts
+    one step. The negatives of a step depend on (seed, step) alone, and both are in the state dict: a resumed run draws
+    what the run would have drawn.
 
     Args:
         setting: needs `labels`: bank row i belongs to the training image i.
         embedding_dim: width of the contrast (paper: 128).
         temperature: of the contrast, tau (paper: 0.1 on CIFAR-100, 0.07 on ImageNet).
         num_negatives: K.
-        negatives: "other-class" draws K images of other classes, as published; "any" draws from all images; "all" computes the
+        negatives: "other-class" draws K images of other classes, as published; "any" draws from all images; "all"
+            computes the
             expectation over the draws from the whole bank.
-        replacement: draw with replacement ("yes"), without ("no"), or without where there are enough ("auto", as published).
+        replacement: draw with replacement ("yes"), without ("no"), or without where there are enough ("auto", as
+            published).
         positive, normaliser: see `multi_view.contrast_pairs`; "fixed" keeps the normalisers of the first batch.
-        eps: in both denominators of eq. 8.
+        eps: in both denominators of eq. 8; the published code has it, the paper has not.
         bank_momentum: weight of the old row in an update.
         bank_init: "uniform" rows of expected norm 1, as published, or "unit" rows of norm 1.
 
     Raises:
-        UserError: if there are fewer negatives than K and they are to be drawn without replacement, or none at all.
+        UserError: if there are fewer negatives than K and they are to be drawn without replacement, or none at all, or
+            a number is out of range.
     """
 
     banks: Tensor
@@ -63,8 +67,18 @@ class MultiViewContrast(nn.Module):
     ) -> None:
         super().__init__()
         assert setting.labels is not None, "the contrast needs the labels of the training images"
+        if temperature <= 0 or num_negatives < 1 or embedding_dim < 1 or eps < 0 or not 0 <= bank_momentum <= 1:
+            raise UserError(
+                "the contrast needs temperature > 0, num_negatives >= 1, embedding_dim >= 1, eps >= 0 and bank_momentum within "
+                f"[0, 1], not {temperature}, {num_negatives}, {embedding_dim}, {eps}, {bank_momentum}."
+            )
         self.seed, self.temperature, self.eps, self.momentum = setting.seed, temperature, eps, bank_momentum
-        self.num_negatives, self.negatives, self.positive, self.normaliser = num_negatives, negatives, positive, normaliser
+        self.num_negatives, self.negatives, self.positive, self.normaliser = (
+            num_negatives,
+            negatives,
+            positive,
+            normaliser,
+        )
         peers, rows = setting.num_peers, len(setting.labels)
         self.heads = nn.ModuleList(nn.Linear(setting.feature_dim, embedding_dim) for _ in range(peers))
         bound = math.sqrt(3 / embedding_dim)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
@@ -18,8 +17,8 @@ __all__ = [
     "distillation",
     "multi_view_contrast",
     "multi_view_contrast_exact",
-    "prototypical_logits",
     "prototypes",
+    "prototypical_logits",
     "rampup",
 ]
 
@@ -32,7 +31,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Eq. 5 times T^2: KL(teacher || student) of logits (..., B, C) softened by `temperature`, summed over classes, averaged over B.
+    """Eq. 5 times T^2: KL(teacher || student) of logits (..., B, C) softened by T = `temperature`, averaged over B.
 
     Returns (...). The gradient goes into both arguments; detach the teacher to stop it.
     """

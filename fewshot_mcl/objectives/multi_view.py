@@ -1,15 +1,17 @@
 """The multi-view contrastive loss (paper eqs. 6-8) with its gradient in closed form.
 
-For an anchor peer a and the memory bank of a peer b, with scores s = v_a . V_b / temperature, x = exp(s), p = x / Z and c = K / N:
+For an anchor peer a and the memory bank of a peer b, with scores s = v_a . V_b / temperature, x = exp(s), p = x / Z and
+c = K / N:
 
     L(a, b) = mean over images of  log(1 + (c + eps) / p_positive) + sum over negatives of log(1 + (p + eps) / c)
 
-The normaliser Z is a constant, so d L / d s is -(c + eps) / (p + c + eps) at the positive and p / (p + c + eps) at a negative. Nothing
-that was gathered from a bank need be kept for the backward pass.
+The normaliser Z is a constant, so d L / d s is -(c + eps) / (p + c + eps) at the positive and p / (p + c + eps) at a
+negative. Nothing that was gathered from a bank need be kept for the backward pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -111,28 +113,38 @@ class _Setting:
     fixed: Tensor | None  # (M, M) normalisers
 
 
-def _normaliser(
-    setting: _Setting, anchors: Tensor, positive: Tensor, bank: Tensor, chunks: list[slice], fixed: Tensor | None
-) -> Tensor:
-    """Z of every anchor peer against one bank, (A, 1) or, for "full", (A, B)."""
-    if fixed is not None:
-        return fixed[:, None]
-    if setting.normaliser == "full":
-        return torch.cat([_exp(anchors[:, c] @ bank.T, setting).sum(-1) for c in chunks], 1)
-    total, count = positive.sum(1), setting.negatives.count + 1
-    for rows in chunks:
-        x = _exp(setting.negatives.scores(anchors[:, rows], bank, rows), setting)
-        weights = setting.negatives.weights(rows)
-        total = total + (x.sum((1, 2)) if weights is None else torch.einsum("anr,nr->a", x, weights))
-    return (total * (len(bank) / (positive.shape[1] * count)))[:, None]
-
-
 def _exp(scores: Tensor, setting: _Setting) -> Tensor:
     return scores.div_(setting.temperature).exp_()
 
 
+def _normaliser(
+    setting: _Setting, anchors: Tensor, positive: Tensor, bank: Tensor, candidates: Iterable[tuple[slice, Tensor]]
+) -> Tensor:
+    """Z of every anchor peer against one bank: (A, 1) or, for "full", (A, B). `candidates` are exp(score) of chunks of images."""
+    if setting.normaliser == "full":
+        step = max(1, CHUNK_BYTES // (bank[:, 0].nbytes * len(anchors)))
+        return torch.cat([_exp(part @ bank.T, setting).sum(-1) for part in anchors.split(step, 1)], 1)
+    total = positive.sum(1)
+    for rows, x in candidates:
+        weights = setting.negatives.weights(rows)
+        total = total + (x.sum((1, 2)) if weights is None else torch.einsum("anr,nr->a", x, weights))
+    return (total * (len(bank) / (positive.shape[1] * (setting.negatives.count + 1))))[:, None]
+
+
+def _log1p(u: Tensor) -> Tensor:
+    """log(1 + u) to the last digits for u >= 0; overwrites u. torch.log1p, not vectorised on CPU, takes ten times as long."""
+    w = u + 1
+    lost = u.sub_(w - 1).div_(w)  # what rounding 1 + u took away
+    return w.log_().add_(lost)
+
+
 def _against_bank(
-    anchors: Tensor, bank: Tensor, positive_rows: Tensor, setting: _Setting, fixed: Tensor | None, gradient: Tensor | None
+    anchors: Tensor,
+    bank: Tensor,
+    positive_rows: Tensor,
+    setting: _Setting,
+    fixed: Tensor | None,
+    gradient: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses (A,) of A anchor peers against one bank, the slopes (A, B) at the positive scores, and Z.
 
@@ -142,16 +154,22 @@ def _against_bank(
     c, scale = negatives.count / len(bank), 1 / batch
     step = max(1, CHUNK_BYTES // (negatives.bytes_per_anchor * len(anchors)))
     chunks = [slice(start, start + step) for start in range(0, batch, step)]
+
+    def candidates(rows: slice) -> Tensor:
+        return _exp(negatives.scores(anchors[:, rows], bank, rows), setting)
+
     positive = _exp(torch.einsum("abd,bd->ab", anchors, positive_rows), setting)
-    z = _normaliser(setting, anchors, positive, bank, chunks, fixed)
+    kept = candidates(chunks[0]) if len(chunks) == 1 else None  # otherwise they are computed again for each pass
+    each = ((rows, candidates(rows)) for rows in chunks) if kept is None else [(chunks[0], kept)]
+    z = _normaliser(setting, anchors, positive, bank, each) if fixed is None else fixed[:, None]
     p = positive / z
     loss = torch.log1p((c + setting.eps) / p).sum(1)
     slope = (c + setting.eps) / (p + (c + setting.eps)) * (-scale / setting.temperature)
     for rows in chunks:
         weights = negatives.weights(rows)
-        p = _exp(negatives.scores(anchors[:, rows], bank, rows), setting)
+        p = candidates(rows) if kept is None else kept
         p /= z[:, rows, None] if z.shape[1] > 1 else z[:, :, None]
-        terms = ((p + setting.eps) / c).log1p_()
+        terms = _log1p((p + setting.eps).div_(c))
         loss += terms.sum((1, 2)) if weights is None else torch.einsum("anr,nr->a", terms, weights)
         if gradient is not None:
             p /= torch.add(p, c + setting.eps, out=terms)
@@ -227,16 +245,19 @@ def contrast_pairs(
         negatives: (B, K) bank rows; None for the exact expectation over the rows that `allowed` names.
         temperature: of the scores.
         eps: in both denominators.
-        positive: "bank" takes the positive from the other peer's bank, as published; "live" its embedding of this batch as a
+        positive: "bank" takes the positive from the other peer's bank, as published; "live" its embedding of this batch
+            as a
             constant; "live-grad" the same with gradient.
-        normaliser: "batch" is N times the mean over the batch's candidates, one for each pair, as published; "full" the sum over the
+        normaliser: "batch" is N times the mean over the batch's candidates, one for each pair, as published; "full" the
+            sum over the
             whole bank, one for each anchor, as in the paper's text.
         fixed: (M, M) normalisers to use instead.
         allowed: (B, N) bool, which rows are negatives of each image; with `count`, the K of the expectation.
 
     Returns:
-        losses (M, M), [a, b] = L(f_a -> f_b), zero on the diagonal; normalisers (M, M), the mean over anchors where each has its own.
-        Everything is computed in at least float32, whatever autocast says: exp(score) overflows in half precision.
+        losses (M, M), [a, b] = L(f_a -> f_b), zero on the diagonal; normalisers (M, M), the mean over anchors where
+        each has its own. Everything is computed in at least float32, whatever autocast says: exp(score) overflows in
+        half precision.
     """
     with torch.autocast(embeddings.device.type, enabled=False):
         embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()

@@ -1,0 +1,143 @@
+"""miniImageNet (Ravi and Larochelle: 64/16/20 classes of 600 images) in whatever form it lies at a root.
+
+Found by looking: the two kinds of pickles (`mini_pickles`); lists `filename,label` over images/ or over an ILSVRC tree;
+lists `class_name,image_name` over a class tree; class folders by split, or flat, to be split by the published list.
+A split whose classes are not the published ones is refused; a class of other than 600 images is noted.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fewshot_mcl.data.class_lists import split_lists
+from fewshot_mcl.data.folder import by_class, find_folder
+from fewshot_mcl.data.listing import SPLIT_NAMES, NamedFiles, class_files, class_tree, image_files, scan
+from fewshot_mcl.data.mini_pickles import find_pickles
+from fewshot_mcl.data.names import first_few, printable
+from fewshot_mcl.data.sources import SPLITS, ImageOptions, Source
+from fewshot_mcl.data.splits import split_list
+from fewshot_mcl.data.store import ImageStore
+from fewshot_mcl.errors import UserError
+
+IMAGES_PER_CLASS = 600
+
+
+class MiniImageNet(Source):
+    """Another source, held to the published class lists."""
+
+    name = "mini-imagenet"
+
+    def __init__(self, inner: Source) -> None:
+        self.inner = inner
+        self.format, self.hint = inner.format, inner.hint
+        self.notes, self.problems = inner.notes, inner.problems
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return self.inner.splits
+
+    def class_names(self, split: str) -> tuple[str, ...]:
+        return self.inner.class_names(split)
+
+    def class_problems(self, split: str) -> list[str]:
+        """What is wrong with the classes of a split: those it lacks, and those it should not have."""
+        listed, found = set(split_list("mini_imagenet", split)), set(self.class_names(split))
+        problems = []
+        if listed - found:
+            problems.append(f"{split} lacks {len(listed - found)} of {len(listed)} classes: {_names(listed - found)}")
+        if found - listed:
+            problems.append(f"{split} has {len(found - listed)} classes not its own: {_names(found - listed)}")
+        return problems
+
+    def _load(self, split: str, options: ImageOptions) -> ImageStore:
+        problems = self.class_problems(split)
+        if problems:
+            raise UserError(
+                f"this is not miniImageNet: {'; '.join(problems)}. Mend the files, or give the folder itself as data."
+            )
+        store = self.inner.load(split, options)
+        store.source = self.name
+        for text in (*self.inner.notes, *count_notes(store)):
+            self.note(text)
+        return store
+
+
+def count_notes(store: ImageStore) -> list[str]:
+    """A line that names the classes of other than 600 images, or none."""
+    sizes = zip(store.class_names, store.class_sizes.tolist())
+    off = [f"{printable(name)} {size}" for name, size in sizes if size != IMAGES_PER_CLASS]
+    if not off:
+        return []
+    return [
+        f"{store.split}: {len(off)} of {store.num_classes} classes have not {IMAGES_PER_CLASS} images: {first_few(off)}"
+    ]
+
+
+def find_mini_imagenet(root: Path, options: ImageOptions) -> MiniImageNet:
+    """The miniImageNet at `root`, an existing folder.
+
+    Raises:
+        UserError: where none of the known forms is there.
+    """
+    ranked = RankedFiles(root)
+    source = MiniImageNet(find_pickles(root) or _flat(root) or find_folder(root, options.split_seed, ranked))
+    source.notes += ranked.notes()
+    return source
+
+
+def _flat(root: Path) -> Source | None:
+    """Flat class folders, split by the published lists; None where the folder says itself how it is split."""
+    if split_lists(root) or set(SPLIT_NAMES) & set(scan(root)[0]):
+        return None
+    classes = {name: files for name, files in class_files(class_tree(root)).items() if files}
+    source = by_class(root, {split: list(split_list("mini_imagenet", split)) for split in SPLITS}, classes)
+    if not source.splits:
+        raise UserError(
+            f"{printable(root)} holds no miniImageNet: expected mini-imagenet-cache-SPLIT.pkl, "
+            "miniImageNet_category_split_*.pickle, SPLIT.csv with images/, or class folders such as n01532829."
+        )
+    source.note("classes split by the published lists")
+    return source
+
+
+class RankedFiles:
+    """Finds files by name or, where a tree of ILSVRC files keeps their own names, by rank.
+
+    `n0153282900000005.jpg` is then the fifth of `n01532829/n01532829_*.JPEG`, in the order of the number in the name.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.tree, self.named = class_tree(root), NamedFiles(root)
+        self._ranked: dict[str, list[Path]] = {}  # by class
+
+    def __call__(self, label: str, file: str) -> Path | None:
+        path = self.named(label, file)
+        parts = re.fullmatch(r"(n\d{8})(\d{8})\.\w+", file)
+        if path is not None or parts is None or parts[1] != label:
+            return path
+        if label not in self._ranked:
+            files = image_files(self.tree / label) if (self.tree / label).is_dir() else []
+            self._ranked[label] = sorted(files, key=_number)
+        rank, ranked = int(parts[2]), self._ranked[label]
+        return ranked[rank - 1] if 1 <= rank <= len(ranked) else None
+
+    def notes(self) -> tuple[str, ...]:
+        """What to know about the files that were found by rank, if any were."""
+        if not any(self._ranked.values()):
+            return ()
+        sizes = sorted(len(files) for files in self._ranked.values())
+        return (
+            f"images found by rank among the {sizes[0]} to {sizes[-1]} files of a class folder: "
+            "they are the listed ones only where no file is missing from it",
+        )
+
+
+def _number(path: Path) -> int:
+    """The last number in a file's name."""
+    digits = re.findall(r"\d+", path.stem)
+    return int(digits[-1]) if digits else 0
+
+
+def _names(names: set[str]) -> str:
+    return first_few([printable(name) for name in sorted(names)])

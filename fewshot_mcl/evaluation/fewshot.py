@@ -1,0 +1,99 @@
+"""Accuracy on episodes: every image is embedded once, then an episode is a gather and a small matrix product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_mcl.data.episodes import Episodes
+from fewshot_mcl.data.store import ImageStore
+from fewshot_mcl.evaluation.statistics import Result
+from fewshot_mcl.networks import PeerOutputs
+from fewshot_mcl.objectives import functional as F
+
+EMBED_BATCH = 64
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 images (B, C, H, W) -> (x / 255 - mean) / std of each channel, in channels-last layout."""
+    scale = 1 / (255 * std)
+    images = images.to(std.dtype, memory_format=torch.channels_last)
+    return images.mul_(scale[:, None, None]).sub_((mean / std)[:, None, None])
+
+
+@torch.inference_mode()
+def embed(network: nn.Module, store: ImageStore, mean: Tensor, std: Tensor) -> Tensor:
+    """Features of every image of a store, in evaluation mode whatever mode the network is in.
+
+    Args:
+        network: a backbone, or peers.
+        store: N images.
+        mean, std: (C,) of the training images; their device is the network's.
+
+    Returns:
+        (N, D), or (M, N, D) for M peers, on the network's device.
+    """
+    training = network.training
+    network.eval()
+    parts = []
+    for start in range(0, len(store), EMBED_BATCH):
+        images = normalise(store.images[start : start + EMBED_BATCH].to(mean.device), mean, std)
+        out = network(images)
+        parts.append(out.features if isinstance(out, PeerOutputs) else out)
+    network.train(training)
+    return torch.cat(parts, dim=-2)
+
+
+def episode_logits(features: Tensor, episodes: Episodes, metric: str, scale: float) -> Tensor:
+    """Features (N, D) -> logits (E, way * query, way) of the queries, class by class."""
+    centres = F.prototypes(features[episodes.support])
+    query = features[episodes.query].flatten(1, 2)
+    return F.prototypical_logits(query, centres, metric, scale)
+
+
+def _batches(episodes: Episodes, size: int) -> Iterator[Episodes]:
+    return (episodes[start : start + size] for start in range(0, len(episodes), size))
+
+
+def _accuracies(logits: Tensor, way: int) -> Tensor:
+    """Logits (E, way * query, way), queries class by class -> (E,) float64 fractions."""
+    query = logits.shape[1] // way
+    targets = torch.arange(way, device=logits.device).repeat_interleave(query)
+    return (logits.argmax(-1) == targets).sum(1).double().cpu() / logits.shape[1]
+
+
+@torch.inference_mode()
+def evaluate_peers(
+    features: Tensor, episodes: Episodes, *, metric: str = "euclidean", scale: float = 1.0, batch: int = 64
+) -> dict[str, Result]:
+    """Results of every peer, and of the ensemble that sums their episode logits.
+
+    Args:
+        features: (M, N, D).
+        episodes: indices into the N images.
+        metric, scale: see `functional.prototypical_logits`.
+        batch: episodes at a time; the result does not depend on it.
+
+    Returns:
+        "peer 0" ... "peer M-1" and, for M > 1, "ensemble".
+    """
+    peers, way = len(features), episodes.classes.shape[1]
+    accuracies: list[list[Tensor]] = [[] for _ in range(peers + 1)]
+    for part in _batches(episodes, batch):
+        logits = torch.stack([episode_logits(f, part, metric, scale) for f in features])
+        for kept, values in zip(accuracies, [*logits, logits.sum(0)]):
+            kept.append(_accuracies(values, way))
+    names = [*(f"peer {m}" for m in range(peers)), "ensemble"]
+    results = {name: Result(torch.cat(parts)) for name, parts in zip(names, accuracies)}
+    if peers == 1:
+        del results["ensemble"]
+    return results
+
+
+def evaluate_episodes(
+    features: Tensor, episodes: Episodes, *, metric: str = "euclidean", scale: float = 1.0, batch: int = 64
+) -> Result:
+    """Accuracy of nearest prototypes on given episodes: `evaluate_peers` for one network's features (N, D)."""
+    return evaluate_peers(features[None], episodes, metric=metric, scale=scale, batch=batch)["peer 0"]

@@ -1,0 +1,143 @@
+"""`fewshot-mcl evaluate`: a run's networks on episodes of a split, with the protocol beside every figure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewshot_mcl.data.episodes import Episodes, EpisodeSampler
+from fewshot_mcl.data.names import printable
+from fewshot_mcl.data.sources import open_source
+from fewshot_mcl.data.store import ImageStore
+from fewshot_mcl.errors import UserError
+from fewshot_mcl.evaluation.fewshot import embed, evaluate_peers
+from fewshot_mcl.evaluation.statistics import Result
+from fewshot_mcl.networks.peers import PeerNetwork
+from fewshot_mcl.runs import Run
+from fewshot_mcl.training.episodic import build_peers
+from fewshot_mcl.training.loop import load_state
+from fewshot_mcl.training.session import pick_device
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is measured: `shots` are evaluated one after another, each on `episodes` episodes of `split`."""
+
+    way: int
+    shots: tuple[int, ...]
+    query: int
+    episodes: int
+    seed: int
+    split: str = "test"
+
+
+def evaluate_run(
+    run: Run,
+    protocol: Protocol,
+    *,
+    checkpoint: str = "best",
+    data: str | None = None,
+    root: Path | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Evaluate a run and keep the evaluation in its directory.
+
+    Args:
+        run: a run directory.
+        protocol: the episodes.
+        checkpoint: "best" (by validation) or "last".
+        data, root: another data source than the run's own.
+        device: where to compute.
+
+    Returns:
+        What is saved: `results`, one entry for each shot and network (every peer and the ensemble), and what they have
+            in common.
+
+    Raises:
+        UserError: if a class to be tested was a class of training, a class is too small, or a file is damaged.
+    """
+    config, trained = run.config, run.read_json("data.json")["train"]
+    store, notes = _load(run, protocol.split, data, root)
+    if store.split != "train":
+        _refuse_overlap(store, trained["classes"])
+    drawn = {shot: _episodes(store, protocol, shot) for shot in protocol.shots}
+    peers, state = load_peers(run, checkpoint, pick_device(device))
+    place = next(peers.parameters()).device
+    mean, std = (torch.tensor(trained[name], device=place) for name in ("mean", "std"))
+    features = embed(peers, store, mean, std)
+    results = [
+        _entry(result, network, shot, episodes, protocol)
+        for shot, episodes in drawn.items()
+        for network, result in evaluate_peers(features, episodes, metric=config.metric, scale=config.scale).items()
+    ]
+    content = {
+        "run": str(run.path), "method": config.method, "backbone": config.backbone, "peers": config.peers,
+        "checkpoint": checkpoint, "checkpoint_episode": state["episode"], "data": store.source, "fingerprint": store.fingerprint,
+        "image_size": store.shape[1], "resize": store.resize, "classes": store.num_classes, "images": len(store),
+        "metric": config.metric, "interval": "95%: 1.96 s / sqrt(E) over episodes; ci95_t with Student's t", "unit": "fraction",
+        "deployed": f"peer {config.peers - 1}", "notes": list(notes), "results": results,
+    }  # fmt: skip
+    return content | {"file": str(run.save_evaluation(content))}
+
+
+def load_peers(run: Run, checkpoint: str, device: torch.device) -> tuple[PeerNetwork, dict[str, Any]]:
+    """The peers of a run as a checkpoint left them, and the checkpoint's state.
+
+    Raises:
+        UserError: if the checkpoint is missing, damaged, or of another network than the run's configuration names.
+    """
+    tensors, state = run.load_checkpoint(checkpoint)
+    data = run.read_json("data.json")["train"]
+    peers = build_peers(run.config, data["channels"], data["image_size"][0], len(data["classes"]))
+    own = {name.removeprefix("peers."): value for name, value in tensors.items() if name.startswith("peers.")}
+    load_state(peers, own, str(run.path))
+    return peers.to(device), state
+
+
+def _load(run: Run, split: str, data: str | None, root: Path | None) -> tuple[ImageStore, tuple[str, ...]]:
+    """The split to test, decoded as the training images were."""
+    config, trained = run.config, run.read_json("data.json")["train"]
+    options = replace(
+        config.image_options,
+        image_size=trained["image_size"][0],
+        color="grey" if trained["channels"] == 1 else "rgb",
+    )
+    if data is None:
+        data, root = config.data, Path(config.root) if config.root else None
+    source = open_source(data, root, options)
+    return source.load(split, options), source.notes
+
+
+def _refuse_overlap(store: ImageStore, training: list[str]) -> None:
+    common = sorted(set(store.class_names) & set(training))
+    if common:
+        few = ", ".join(printable(name) for name in common[:5]) + (", ..." if len(common) > 5 else "")
+        raise UserError(
+            f"{len(common)} of {store.num_classes} classes to be tested were classes of training ({few}): this would not measure "
+            "learning of new classes. Test on other classes."
+        )
+
+
+def _episodes(store: ImageStore, protocol: Protocol, shot: int) -> Episodes:
+    sampler = EpisodeSampler(
+        store.labels,
+        way=protocol.way,
+        shot=shot,
+        query=protocol.query,
+        seed=protocol.seed,
+        class_names=store.class_names,
+    )
+    if protocol.episodes < 2:
+        raise UserError(f"an interval needs at least 2 episodes, not {protocol.episodes}: use --episodes 600.")
+    return sampler.sample(protocol.episodes)
+
+
+def _entry(result: Result, network: str, shot: int, episodes: Episodes, protocol: Protocol) -> dict[str, Any]:
+    return {
+        "way": protocol.way, "shot": shot, "query": protocol.query, "episodes": result.episodes, "seed": protocol.seed,
+        "mean": result.mean, "ci95": result.ci95, "std": result.std, "network": network, "split": protocol.split,
+        "ci95_t": result.ci95_t, "episode_list": episodes.digest, "accuracies": result.accuracies.tolist(),
+    }  # fmt: skip

@@ -1,0 +1,106 @@
+"""How a run looks: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from fewshot_mcl.evaluation.statistics import Result
+
+
+def percent(result: Result) -> str:
+    """ "76.57 ± 0.80": mean and 95% interval in percent."""
+    return f"{100 * result.mean:.2f} ± {100 * result.ci95:.2f}"
+
+
+def network_label(name: str, peers: int) -> str:
+    """A network's name, with the one that is deployed marked."""
+    return f"{name} (deployed)" if name == f"peer {peers - 1}" else name
+
+
+class LineDisplay:
+    """One line for every validation."""
+
+    def __init__(self, console: Console, episodes: int, peers: int, protocol: str) -> None:
+        self.console, self.episodes, self.peers, self.protocol = console, episodes, peers, protocol
+        self._speed = ""
+        self._losses = ""
+
+    def __enter__(self) -> LineDisplay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def step(self, number: int, images_per_second: float, seconds_left: float) -> None:
+        self._speed = f"{images_per_second:.0f} images/s, {timedelta(seconds=round(seconds_left))} left"
+
+    def losses(self, number: int, values: dict[str, float]) -> None:
+        self._losses = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+
+    def validation(self, number: int, results: dict[str, Result], best: bool) -> None:
+        accuracies = "  ".join(f"{network_label(name, self.peers)} {percent(r)}" for name, r in results.items())
+        mark = "  best so far" if best else ""
+        self.console.print(
+            f"episode {number}/{self.episodes}  {self._losses}  |  {self.protocol}: {accuracies} %{mark}  |  {self._speed}",
+            soft_wrap=True, highlight=False, markup=False,
+        )  # fmt: skip
+
+
+class LiveDisplay:
+    """A progress bar, the loss terms, and a row for every network with its accuracy at the last validations."""
+
+    SHOWN = 4  # validations side by side
+
+    def __init__(self, console: Console, episodes: int, peers: int, protocol: str) -> None:
+        self.peers, self.protocol = peers, protocol
+        self._bar = Progress(
+            TextColumn("episode {task.completed:.0f}/{task.total:.0f}"), BarColumn(), TextColumn("{task.description}"),
+            console=console,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=episodes)
+        self._losses: dict[str, float] = {}
+        self._history: list[tuple[int, dict[str, Result], bool]] = []
+        self._live = Live(console=console, refresh_per_second=4)
+
+    def __enter__(self) -> LiveDisplay:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.update(self._view())
+        self._live.__exit__(None, None, None)
+
+    def step(self, number: int, images_per_second: float, seconds_left: float) -> None:
+        left = timedelta(seconds=round(seconds_left))
+        self._bar.update(self._task, completed=number, description=f"{images_per_second:.0f} images/s, {left} left")
+        self._live.update(self._view())
+
+    def losses(self, number: int, values: dict[str, float]) -> None:
+        self._losses = values
+
+    def validation(self, number: int, results: dict[str, Result], best: bool) -> None:
+        self._history = [*self._history, (number, results, best)][-self.SHOWN :]
+
+    def _view(self) -> Group:
+        losses = Table(title="loss (mean of the last episodes)", title_justify="left", box=None, padding=(0, 2))
+        for name in self._losses:
+            losses.add_column(name, justify="right", no_wrap=True)
+        losses.add_row(*(f"{value:.3f}" for value in self._losses.values()))
+        parts: list[RenderableType] = [self._bar, *([losses] if self._losses else [])]
+        if self._history:
+            accuracies = Table(
+                title=f"{self.protocol}, % ± 95% interval", title_justify="left", box=None, padding=(0, 2)
+            )
+            accuracies.add_column("")
+            for number, _, best in self._history:
+                accuracies.add_column(f"ep. {number}{' best' if best else ''}", justify="right", no_wrap=True)
+            for name in self._history[-1][1]:
+                cells = (percent(results[name]) for _, results, _ in self._history)
+                accuracies.add_row(network_label(name, self.peers), *cells)
+            parts.append(accuracies)
+        return Group(*parts)
