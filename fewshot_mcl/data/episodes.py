@@ -101,7 +101,7 @@ class EpisodeSampler:
         numbers = np.arange(start, start + count).astype(np.uint64)
         stream, total = draws.key(self.seed, "episode"), len(self._labels)
         classes = draws.distinct(stream, numbers, np.array([total] * count, np.uint64), self.way, total, total)
-        rows = (numbers[:, None] * np.uint64(self.way) + np.arange(self.way, dtype=np.uint64)).ravel()
+        rows = (numbers[:, None] * np.uint64(self.way) + np.arange(self.way).astype(np.uint64)).ravel()
         chosen = classes.ravel()
         stream = draws.key(self.seed, "images")
         smallest, largest = int(self._sizes.min()), int(self._sizes.max())
