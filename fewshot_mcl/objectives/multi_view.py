@@ -85,10 +85,10 @@ class _Picked:
 class _Whole:
     """Every row of another class, each counted K / (number of such rows) times: the expectation over the draws of K negatives."""
 
-    def __init__(self, allowed: Tensor, count: int, itemsize: int) -> None:
+    def __init__(self, allowed: Tensor, count: int, dtype: torch.dtype) -> None:
         self.allowed, self.count = allowed, count
-        self.share = count / allowed.sum(1, keepdim=True)
-        self.bytes_per_anchor = allowed.shape[1] * itemsize
+        self.share = count / allowed.sum(1, keepdim=True).to(dtype)
+        self.bytes_per_anchor = allowed.shape[1] * dtype.itemsize
 
     def scores(self, anchors: Tensor, bank: Tensor, rows: slice) -> Tensor:
         return anchors @ bank.T
@@ -267,7 +267,7 @@ def contrast_pairs(
         else:
             assert allowed is not None
             assert count is not None
-            candidates = _Whole(allowed, count, banks.element_size())
+            candidates = _Whole(allowed, count, banks.dtype)
         setting = _Setting(candidates, positives, temperature, eps, positive, normaliser, fixed)
         return _Contrast.apply(embeddings, banks, setting)
 

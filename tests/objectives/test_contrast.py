@@ -1,0 +1,229 @@
+"""The fast contrast beside a slow, obvious one; the draw of negatives; the banks."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as nnf
+
+from fewshot_mcl import draws
+from fewshot_mcl.errors import UserError
+from fewshot_mcl.objectives import create_objective, multi_view
+from fewshot_mcl.objectives.contrast import MultiViewContrast, draw_ranks
+from fewshot_mcl.objectives.multi_view import contrast_pairs
+
+
+def slow_pair(
+    anchor: Tensor, positive: Tensor, bank: Tensor, ids: Tensor, tau: float, eps: float, z: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """One ordered pair as eq. 8 is written, by autograd, an image and a negative at a time."""
+    rows, count = len(bank), ids.shape[1]
+    scores = torch.stack(
+        [torch.stack([v @ p, *(v @ bank[i] for i in own)]) for v, p, own in zip(anchor, positive, ids)]
+    )
+    x = (scores / tau).exp()
+    if z is None:
+        z = rows * x.detach().mean()
+    p, c = x / z, count / rows
+    loss = -(p[:, 0] / (p[:, 0] + c + eps)).log() - (c / (p[:, 1:] + c + eps)).log().sum(1)
+    return loss.mean(), z
+
+
+def example(peers: int = 3, rows: int = 24, batch: int = 4, dim: int = 5, count: int = 6) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(peers * rows + count)
+    embeddings = nnf.normalize(torch.randn(peers, batch, dim, generator=generator, dtype=torch.float64), dim=-1)
+    banks = torch.randn(peers, rows, dim, generator=generator, dtype=torch.float64) / dim**0.5
+    positives = torch.randperm(rows, generator=generator)[:batch]
+    negatives = torch.randint(rows, (batch, count), generator=generator)
+    return embeddings.requires_grad_(), banks, positives, negatives
+
+
+@pytest.mark.parametrize("positive", ["bank", "live", "live-grad"])
+@pytest.mark.parametrize("normaliser", ["batch", "full", "fixed"])
+@pytest.mark.parametrize("count", [1, 6, 30])  # few beside the 400 rows (gathered) and many (picked from the whole product)
+@pytest.mark.parametrize("rows", [24, 400])
+@pytest.mark.parametrize("chunk", [1, 1 << 25])
+def test_equals_the_slow_form(
+    positive: str, normaliser: str, count: int, rows: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multi_view, "CHUNK_BYTES", chunk)
+    embeddings, banks, positives, negatives = example(rows=rows, count=count)
+    fixed = torch.rand(3, 3, dtype=torch.float64) * rows + rows if normaliser == "fixed" else None
+    upstream = torch.rand(3, 3, dtype=torch.float64)
+    slow = torch.zeros(())
+    for a, b in itertools.permutations(range(3), 2):
+        shown = {"bank": banks[b][positives], "live": embeddings[b].detach(), "live-grad": embeddings[b]}[positive]
+        z = None if fixed is None else fixed[a, b]
+        if normaliser == "full":
+            z = (embeddings[a].detach() @ banks[b].T / 0.2).exp().sum(1, keepdim=True)
+        loss, _ = slow_pair(embeddings[a], shown, banks[b], negatives, 0.2, 1e-3, z)
+        slow = slow + upstream[a, b] * loss
+    (expected,) = torch.autograd.grad(slow, embeddings)
+    pairs, _ = contrast_pairs(
+        embeddings, banks, positives, negatives, 0.2, 1e-3, positive=positive, normaliser=normaliser, fixed=fixed
+    )  # type: ignore[arg-type]
+    (gradient,) = torch.autograd.grad((pairs * upstream).sum(), embeddings)
+    torch.testing.assert_close((pairs * upstream).sum(), slow, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_exact_expectation_is_the_mean_over_every_draw() -> None:
+    embeddings, banks, positives, _ = example(peers=2, rows=6, batch=2)
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    allowed = labels[positives][:, None] != labels
+    others = [torch.nonzero(row).flatten().tolist() for row in allowed]
+    fixed = torch.full((2, 2), 7.0, dtype=torch.float64)  # the batch's own Z would make the loss nonlinear in the draw
+    draws_of_two = [list(itertools.product(own, repeat=2)) for own in others]
+    every = [
+        contrast_pairs(embeddings, banks, positives, torch.tensor([a, b]), 0.3, fixed=fixed)[0]
+        for a, b in itertools.product(*draws_of_two)
+    ]
+    exact, _ = contrast_pairs(embeddings, banks, positives, None, 0.3, fixed=fixed, allowed=allowed, count=2)
+    torch.testing.assert_close(exact, torch.stack(every).mean(0), rtol=1e-12, atol=0)
+
+
+def test_the_exact_normaliser_is_the_expected_one() -> None:
+    embeddings, banks, positives, _ = example(peers=2, rows=6, batch=2)
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    allowed = labels[positives][:, None] != labels
+    others = [torch.nonzero(row).flatten().tolist() for row in allowed]
+    every = [
+        contrast_pairs(embeddings, banks, positives, torch.tensor([[a], [b]]), 0.3)[1]
+        for a, b in itertools.product(*others)
+    ]
+    _, exact = contrast_pairs(embeddings, banks, positives, None, 0.3, allowed=allowed, count=1)
+    torch.testing.assert_close(exact, torch.stack(every).mean(0), rtol=1e-12, atol=0)
+
+
+def test_float32_stays_within_1e_6_of_float64() -> None:
+    embeddings, banks, positives, _ = example(peers=2, rows=5000, batch=8, dim=64)
+    negatives = torch.randint(5000, (8, 4096), generator=torch.Generator().manual_seed(0))
+    double, _ = contrast_pairs(embeddings, banks, positives, negatives, 0.1)
+    single, _ = contrast_pairs(embeddings.float(), banks.float(), positives, negatives, 0.1)
+    torch.testing.assert_close(single.double(), double, rtol=1e-6, atol=0)
+
+
+def test_half_precision_never_reaches_the_scores() -> None:
+    """exp(1 / 0.07) is beyond float16: under autocast the loss must stay what it was."""
+    embeddings, banks, positives, negatives = (x.float() if x.is_floating_point() else x for x in example())
+    banks = nnf.normalize(banks, dim=-1)
+    banks[:, positives] = embeddings.detach()
+    expected, _ = contrast_pairs(embeddings, banks, positives, negatives, 0.07)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = contrast_pairs(embeddings, banks, positives, negatives, 0.07)
+    assert torch.equal(found, expected)
+
+
+def module(labels: Tensor, peers: int = 2, **options: object) -> MultiViewContrast:
+    contrast = create_objective(
+        "mcl", num_peers=peers, num_classes=2, feature_dim=6, labels=labels, seed=3, embedding_dim=4, **options
+    ).contrast
+    assert isinstance(contrast, MultiViewContrast)
+    return contrast
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=2, max_size=6), count=st.integers(1, 40), shuffle=st.randoms(use_true_random=False)
+)  # fmt: skip
+def test_negatives_are_of_other_classes_and_distinct_where_they_can_be(sizes: list[int], count: int, shuffle) -> None:
+    labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+    shuffle.shuffle(labels)
+    labels = torch.tensor(labels)
+    contrast = module(labels, num_negatives=count)
+    indices = torch.arange(len(labels))
+    negatives = contrast.draw(indices)
+    assert negatives.shape == (len(labels), count)
+    assert bool((labels[negatives] != labels[:, None]).all())
+    if count <= len(labels) - max(sizes):
+        ordered = negatives.sort(1).values
+        assert bool((ordered[:, 1:] != ordered[:, :-1]).all())
+    assert torch.equal(negatives, contrast.draw(indices)), "a draw depends on seed and step alone"
+
+
+def test_any_draws_from_every_class() -> None:
+    labels = torch.tensor([0] * 5 + [1] * 5)
+    drawn = module(labels, negatives="any", num_negatives=10).draw(torch.tensor([0]))
+    assert sorted(drawn[0].tolist()) == list(range(10))
+
+
+@pytest.mark.parametrize("count", [2, 5])  # by redrawing repeats, and by sorting random keys
+def test_every_subset_is_equally_likely(count: int) -> None:
+    repeats, size = 30_000, 7
+    ranks = draw_ranks(torch.full((repeats, 1), size), count, False, draws.generator(0, "test")).sort(1).values
+    _, counts = torch.unique(ranks, dim=0, return_counts=True)
+    subsets = len(list(itertools.combinations(range(size), count)))
+    expected = repeats / subsets
+    assert len(counts) == subsets
+    assert float(((counts - expected) ** 2 / expected).sum()) < 55  # chi-square of 20 degrees: beyond 1e-4
+
+
+def test_only_rows_of_the_batch_move_and_they_have_unit_norm() -> None:
+    contrast = module(torch.arange(20) % 4, num_negatives=3)
+    before, indices = contrast.banks.clone(), torch.tensor([3, 11, 7])
+    contrast(torch.randn(2, 3, 6), indices)
+    others = [row for row in range(20) if row not in indices]
+    assert torch.equal(contrast.banks[:, others], before[:, others])
+    torch.testing.assert_close(contrast.banks[:, indices].norm(dim=-1), torch.ones(2, 3))
+    assert int(contrast.step) == 1
+    contrast.eval()
+    moved = contrast.banks.clone()
+    contrast(torch.randn(2, 3, 6), indices)
+    assert torch.equal(contrast.banks, moved), "evaluation leaves the banks alone"
+
+
+def test_of_a_repeated_image_the_last_occurrence_counts() -> None:
+    features = torch.randn(2, 3, 6)
+    one, other = (module(torch.arange(20) % 4, num_negatives=3) for _ in range(2))
+    other.load_state_dict(one.state_dict())
+    one(features, torch.tensor([5, 8, 5]))
+    other(features[:, 1:], torch.tensor([8, 5]))
+    torch.testing.assert_close(one.banks, other.banks)
+
+
+def test_fixed_normalisers_are_those_of_the_first_batch() -> None:
+    contrast = module(torch.arange(20) % 4, num_negatives=3, normaliser="fixed")
+    features, indices = torch.randn(2, 3, 6), torch.tensor([1, 2, 3])
+    contrast(features, indices)
+    first = contrast.normalisers.clone()
+    assert bool((first[0, 1] > 0) & (first[1, 0] > 0))
+    contrast(features, indices)
+    assert torch.equal(contrast.normalisers, first)
+
+
+def test_bank_init() -> None:
+    labels = torch.arange(4000) % 4
+    assert float(module(labels).banks.square().sum(-1).mean()) == pytest.approx(1, abs=0.02)
+    torch.testing.assert_close(module(labels, bank_init="unit").banks.norm(dim=-1), torch.ones(2, 4000))
+
+
+def test_loss_at_initialisation_is_what_theory_says() -> None:
+    """ln K + 1 + 1 / (2 * 128 * tau^2) for each ordered pair (algorithms section 3.4)."""
+    contrast = create_objective(
+        "mcl", num_peers=4, num_classes=2, feature_dim=64, labels=torch.arange(5000) % 50, seed=0
+    ).contrast
+    loss = contrast(torch.randn(4, 64, 64), torch.randperm(5000)[:64]).item() / 12
+    assert loss == pytest.approx(6.94, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_negatives": 99, "replacement": "no"}, "num_negatives=15"),
+        ({"temperature": 0.0}, "temperature > 0"),
+        ({"num_negatives": 0}, "num_negatives >= 1"),
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        module(torch.arange(20) % 4, **options)
+
+
+def test_one_class_has_no_negatives() -> None:
+    with pytest.raises(UserError, match="at least two classes"):
+        module(torch.zeros(5, dtype=torch.int64))
