@@ -16,14 +16,16 @@ from fewshot_mcl.objectives import METHODS, options_of
 from fewshot_mcl.resources import resource_dir
 
 NAMED_DATA = ("glyphs", "mini-imagenet")
+FINITE = ConfigDict(allow_inf_nan=False)
+Values = dict[str, Any]
 
 
 class Config(BaseModel):
     """Every setting of a run; `configs/default.toml` says what each means and gives its default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    data: str
+    data: str = Field(min_length=1)
     root: str | None = None
     image_size: int | None = Field(None, ge=8, le=2048)
     color: Literal["auto", "rgb", "grey"]
@@ -36,7 +38,7 @@ class Config(BaseModel):
     peers: int = Field(ge=1, le=64)
     share: Literal["last-two", "last-one", "none", "paper-code"]
     bn_init: Literal["ones", "uniform"]
-    episodes: int = Field(ge=1)
+    episodes: int = Field(ge=1, le=10**9)
     way: int = Field(ge=2)
     shot: int = Field(ge=1)
     query: int = Field(ge=1)
@@ -53,13 +55,13 @@ class Config(BaseModel):
     seed: int = Field(ge=0)
     device: str
     val_every: int = Field(ge=1)
-    val_episodes: int = Field(ge=2)
+    val_episodes: int = Field(ge=2, le=10**5)
     val_way: int = Field(ge=2)
     val_shot: int = Field(ge=1)
     val_query: int = Field(ge=1)
     log_every: int = Field(ge=1)
     out: str | None = None
-    objective: dict[str, Any] = {}
+    objective: Values = {}
 
     @property
     def auxiliary_weight(self) -> float:
@@ -81,7 +83,10 @@ def recipes() -> dict[str, Path]:
 
 
 def resolve(
-    config: str | None = None, options: dict[str, Any] | None = None, settings: list[str] | None = None
+    config: str | None = None,
+    options: Values | None = None,
+    settings: list[str] | None = None,
+    base: Config | None = None,
 ) -> Config:
     """The configuration from its layers: default recipe < `config` < `options` < `settings`.
 
@@ -89,33 +94,48 @@ def resolve(
         config: a recipe's name or a TOML file; None takes the recipe that belongs to the data.
         options: of the command line; None values are not given.
         settings: "key=value" or "objective.key=value".
+        base: takes the default recipe's place.
 
     Raises:
         UserError: for an unknown key, a value of the wrong kind, or a file that cannot be read.
     """
-    given = [{k: v for k, v in (options or {}).items() if v is not None}, _parse_settings(settings or [])]
-    if config is None and _merge(*given).get("data") == "mini-imagenet":
+    given = _merge({k: v for k, v in (options or {}).items() if v is not None}, _parse_settings(settings or []))
+    if base is None and config is None and given.get("data") == "mini-imagenet":
         config = "paper"
-    recipe = [_read(recipes()["default"])]
+    lower, file = [base.model_dump() if base else _read(recipes()["default"])], {}
     if config in recipes():
-        recipe.append(_read(recipes()[config]))
+        lower.append(_read(recipes()[config]))
     elif config is not None:
-        given.insert(0, _read(Path(config)))
-    explicit, merged = _merge(*given), _merge(*recipe, *given)
-    for name in merged:
-        if name not in Config.model_fields:
-            raise unknown("config key", name, [*Config.model_fields, *_objective_keys(merged["method"])])
-    if merged["method"] == "baseline" and "peers" not in explicit:
+        file = _read(Path(config))
+    if given.get("method", file.get("method")) != file.get("method") and "method" in file:
+        lower.append({"objective": file.pop("objective", {})})  # options of the method that `given` replaces
+    explicit = _merge(file, given)
+    merged = _merge(*lower, explicit)
+    _check_names(merged)
+    if base is None and merged["method"] == "baseline" and "peers" not in explicit:
         merged["peers"] = 1
-    merged["objective"] = _objective(merged["method"], _merge(*recipe)["objective"], explicit.get("objective", {}))
+    merged["objective"] = _objective(merged["method"], _merge(*lower)["objective"], explicit.get("objective", {}))
     for name in ("data", "root"):  # a saved configuration must hold from any directory
-        if isinstance(merged.get(name), str) and merged[name] not in NAMED_DATA and Path(merged[name]).exists():
-            merged[name] = str(Path(merged[name]).resolve())
+        value = merged.get(name)
+        if isinstance(value, str) and value and value not in NAMED_DATA and Path(value).exists():
+            merged[name] = str(Path(value).resolve())
     return _validate(merged)
 
 
-def _objective(method: str, recipe: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
+def _check_names(values: Values) -> None:
+    for name, valid in (("method", METHODS), ("backbone", BACKBONES)):
+        if str(values[name]) not in valid:
+            raise unknown(name, str(values[name]), valid)
+    for name in values:
+        if name not in Config.model_fields:
+            options = (f"objective.{option}" for option in options_of(values["method"]))
+            raise unknown("config key", name, [*Config.model_fields, *options])
+
+
+def _objective(method: str, lower: Values, explicit: Values) -> Values:
     """Every option of the method: its default, a recipe's value (which may be for other methods), what the user said."""
+    if not isinstance(explicit, dict) or not isinstance(lower, dict):
+        raise UserError("objective is a table of options: write [objective] above them, or --set objective.KEY=VALUE.")
     valid = options_of(method)
     for name in explicit:
         if name not in valid:
@@ -124,19 +144,15 @@ def _objective(method: str, recipe: dict[str, Any], explicit: dict[str, Any]) ->
             raise unknown(f"option of method '{method}': objective", name, valid)
     result = {}
     for name, parameter in sorted(valid.items()):
-        value = explicit.get(name, recipe.get(name, parameter.default))
+        value = explicit.get(name, lower.get(name, parameter.default))
         try:
-            result[name] = TypeAdapter(parameter.annotation).validate_python(value)
+            result[name] = TypeAdapter(parameter.annotation, config=FINITE).validate_python(value)
         except ValidationError as error:
-            raise UserError(f"objective.{name} = {value}: {_reason(error)}.") from error
+            raise _wrong(f"objective.{name}", error) from error
     return result
 
 
-def _objective_keys(method: str) -> list[str]:
-    return [f"objective.{name}" for name in options_of(method)] if method in METHODS else []
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Values:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -146,24 +162,24 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid TOML: {error}.") from error
 
 
-def _parse_settings(settings: list[str]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
+def _parse_settings(settings: list[str]) -> Values:
+    result: Values = {}
     for setting in settings:
-        name, sign, text = setting.partition("=")
+        name, sign, text = (part.strip() for part in setting.partition("="))
         if not sign or not name:
             raise UserError(f"--set {setting}: write key=value, for example --set weight_decay=0.0005.")
         try:
-            value = tomllib.loads(f"x = {text}")["x"]
-        except tomllib.TOMLDecodeError:
+            [(_, value)] = tomllib.loads(f"x = {text}").items()
+        except ValueError:
             value = text  # a bare word needs no quotes
         table, _, leaf = name.rpartition(".")
         result = _merge(result, {table: {leaf: value}} if table else {name: value})
     return result
 
 
-def _merge(*layers: dict[str, Any]) -> dict[str, Any]:
+def _merge(*layers: Values) -> Values:
     """Later layers replace single keys, also inside tables."""
-    result: dict[str, Any] = {}
+    result: Values = {}
     for layer in layers:
         for name, value in layer.items():
             both_tables = isinstance(value, dict) and isinstance(result.get(name), dict)
@@ -171,22 +187,18 @@ def _merge(*layers: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _reason(error: ValidationError) -> str:
-    message = error.errors()[0]["msg"]
-    return message[0].lower() + message[1:]
+def _wrong(name: str, error: ValidationError) -> UserError:
+    """What pydantic says of a value, in our words."""
+    first = error.errors()[0]
+    reason = first["msg"][0].lower() + first["msg"][1:].replace("should be", "must be")
+    return UserError(f"{name} = {str(first['input'])[:80]}: {reason}.")
 
 
-def _validate(values: dict[str, Any]) -> Config:
-    if values["method"] not in METHODS:
-        raise unknown("method", str(values["method"]), METHODS)
-    if values["backbone"] not in BACKBONES:
-        raise unknown("backbone", str(values["backbone"]), BACKBONES)
+def _validate(values: Values) -> Config:
     try:
         config = Config(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{name} = {first['input']}: {_reason(error)}.") from error
+        raise _wrong(".".join(str(part) for part in error.errors()[0]["loc"]), error) from error
     if config.kl_source == "aux" and not config.auxiliary_weight:
         raise UserError("kl_source = aux teaches an auxiliary classifier: give it a weight, --set aux_weight=1.")
     return config

@@ -1,18 +1,27 @@
-"""The one exception that reaches a user: its text says what is wrong, where, and how to mend it."""
+"""The exceptions that reach a user: their text says what is wrong, where, and how to mend it."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
+LISTED = 12  # more valid names than this are not listed: the nearest one is named whatever it is
+
 
 class UserError(Exception):
     """Something the user can mend. The command line prints it without a traceback and exits with code 2."""
 
 
+class Interrupted(Exception):  # noqa: N818 (it is no error)
+    """The user stopped a run; the text says what is kept. The command line exits with code 130."""
+
+
 def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
     """A `UserError` for a name that does not exist, with the nearest valid one."""
     names = sorted(valid)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return UserError(f"unknown {kind} '{name}'.{hint} Valid: {', '.join(names)}.")
+    lowered = {each.lower(): each for each in names}
+    near = [each for each in lowered if each.endswith(f".{name.lower()}")]  # the table was forgotten
+    near = near or difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.4 if len(names) <= LISTED else 0)
+    hint = f" Did you mean '{lowered[near[0]]}'?" if near else ""
+    listed = f" Valid: {', '.join(names)}." if len(names) <= LISTED else ""
+    return UserError(f"unknown {kind} '{name}'.{hint}{listed}")

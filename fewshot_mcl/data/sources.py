@@ -23,13 +23,13 @@ SPLITS = ("train", "val", "test")
 _training = ContextVar("training_only", default=False)
 
 
-class TestSplitError(RuntimeError):
+class ForbiddenSplitError(RuntimeError):
     """Training code asked for the test split. A fault of the program, never of the user."""
 
 
 @contextmanager
 def training_only() -> Iterator[None]:
-    """Inside, no source opens its test split: `Source.load("test", ...)` raises `TestSplitError`.
+    """Inside, no source opens its test split: `Source.load("test", ...)` raises `ForbiddenSplitError`.
 
     It covers the code called inside; a thread started inside begins with a fresh context and is not covered.
     """
@@ -41,9 +41,9 @@ def training_only() -> Iterator[None]:
 
 
 def refuse_test_in_training(split: str) -> None:
-    """Raise `TestSplitError` where `split` is the test split and training is going on."""
+    """Raise `ForbiddenSplitError` where `split` is the test split and training is going on."""
     if split == "test" and _training.get():
-        raise TestSplitError("the test split cannot be opened while training: selection is on validation")
+        raise ForbiddenSplitError("the test split cannot be opened while training: selection is on validation")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Source(ABC):
 
         Raises:
             UserError: where this source has no such split, or its images cannot be used.
-            TestSplitError: for the test split inside `training_only()`.
+            ForbiddenSplitError: for the test split inside `training_only()`.
         """
         refuse_test_in_training(split)
         self.require(split)

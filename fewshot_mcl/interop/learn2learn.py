@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from fewshot_mcl.data.episodes import Episodes, EpisodeSampler
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.draws import key
-from fewshot_mcl.errors import UserError, unknown
+from fewshot_mcl.errors import UserError
 from fewshot_mcl.evaluation.fewshot import EMBED_BATCH, normalise
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks.backbone import Backbone
@@ -30,8 +30,6 @@ from fewshot_mcl.objectives import functional as F
 
 if TYPE_CHECKING:
     from learn2learn.data import MetaDataset, Taskset
-
-METRICS = ("euclidean", "cosine")
 
 
 def taskset(store: ImageStore, *, way: int, shot: int, query: int, num_tasks: int = -1, seed: int = 0) -> Taskset:
@@ -85,13 +83,16 @@ def taskset_of(store: ImageStore, episodes: Episodes) -> Taskset:
     if not inside or not bool((store.labels[images] == episodes.classes[..., None]).all()):
         raise UserError("these episodes were not drawn from this store: sample them with its labels.")
     data = _learn2learn().data
+    tasks = data.Taskset(_meta_dataset(store), partial(_no_more_tasks, len(images)), num_tasks=len(images))
     # How an image becomes an item depends only on its class's place in the episode: all tasks share these lists.
     loads = [[partial(_item, store.images, label)] for label in range(images.shape[1])]
-    tasks = data.Taskset(_meta_dataset(store), partial(_no_more_tasks, len(images)), num_tasks=len(images))
     for number, episode in enumerate(images.tolist()):
-        tasks.sampled_descriptions[number] = [
-            _described(data.DataDescription(index), load) for row, load in zip(episode, loads) for index in row
-        ]
+        task = tasks.sampled_descriptions[number] = []
+        for load, indices in zip(loads, episode):
+            described = [data.DataDescription(index) for index in indices]
+            for description in described:
+                description.transforms = load
+            task += described
     return tasks
 
 
@@ -126,8 +127,6 @@ def evaluate_taskset(
     Raises:
         UserError: where there are fewer tasks than `episodes`, or a task is not as above.
     """
-    if metric not in METRICS:
-        raise unknown("metric", metric, METRICS)
     if min(way, shot, episodes) < 1:
         raise UserError(f"way, shot and episodes must be at least 1, not {way}, {shot}, {episodes}.")
     # Asked for more, learn2learn would draw new tasks beyond the end of the taskset.
@@ -199,11 +198,11 @@ def _python_random(seed: int) -> Iterator[None]:
 
 
 def _seeded_taskset(dataset: MetaDataset, steps: list[Callable[[Any], Any]], num_tasks: int, seed: int) -> Taskset:
-    class SeededTaskset(
-        _learn2learn().data.Taskset
-    ):  # a class of learn2learn's can only be extended once it is imported
-        drawn = 0  # descriptions drawn in turn: by an endless taskset, or by learn2learn's own samplers
-        samples = 0
+    from learn2learn.data import Taskset  # here: extending a class of the library's takes the library
+
+    class SeededTaskset(Taskset):
+        drawn = 0  # tasks described in turn: by an endless taskset, or for learn2learn's own samplers
+        sampled = 0  # calls of `sample`
 
         def describe(self, number: int) -> Any:
             with _python_random(key(seed, "learn2learn task", number)):
@@ -219,8 +218,8 @@ def _seeded_taskset(dataset: MetaDataset, steps: list[Callable[[Any], Any]], num
             return super().__getitem__(number)
 
         def sample(self) -> Any:
-            self.samples += 1
-            with _python_random(key(seed, "learn2learn sample", self.samples)):
+            self.sampled += 1
+            with _python_random(key(seed, "learn2learn sample", self.sampled)):
                 return super().sample()
 
     return SeededTaskset(dataset, steps, num_tasks=num_tasks)
@@ -228,11 +227,6 @@ def _seeded_taskset(dataset: MetaDataset, steps: list[Callable[[Any], Any]], num
 
 def _item(images: Tensor, label: int, index: int) -> tuple[Tensor, int]:
     return images[index], label
-
-
-def _described(description: Any, load: list[Callable[[int], Any]]) -> Any:
-    description.transforms = load
-    return description
 
 
 def _no_more_tasks(count: int, _: Any) -> Any:

@@ -295,7 +295,7 @@ def test_training_never_opens_the_test_split(tmp_path):
     source = opened(tmp_path)
     with sources.training_only():
         assert len(opened(tmp_path).load("train", EIGHT)) == 6
-        with pytest.raises(sources.TestSplitError):
+        with pytest.raises(sources.ForbiddenSplitError):
             source.load("test", EIGHT)
     with pytest.raises(UserError, match="6 of 6 images"):
         source.load("test", EIGHT)

@@ -71,7 +71,7 @@ def test_training_never_opens_the_test_split():
     source = open_source("glyphs")
     with sources.training_only():
         source.load("train", ImageOptions())
-        with pytest.raises(sources.TestSplitError):
+        with pytest.raises(sources.ForbiddenSplitError):
             source.load("test", ImageOptions())
     assert len(source.load("test", ImageOptions())) == 2560
 

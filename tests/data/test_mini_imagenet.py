@@ -85,10 +85,10 @@ def test_training_never_opens_the_test_split(roots, name):
     with sources.training_only():
         source = opened(roots[name])
         assert len(source.load("val", EIGHT)) == 32
-        with pytest.raises(sources.TestSplitError):
+        with pytest.raises(sources.ForbiddenSplitError):
             source.load("test", EIGHT)
         if name[0] in "EG":
-            with pytest.raises(sources.TestSplitError):
+            with pytest.raises(sources.ForbiddenSplitError):
                 source.class_names("test")
 
 

@@ -130,5 +130,5 @@ def test_training_never_opens_the_test_split(packed):
     with sources.training_only():
         source = open_source(str(packed[1]))
         source.load("train", EIGHT)
-        with pytest.raises(sources.TestSplitError):
+        with pytest.raises(sources.ForbiddenSplitError):
             source.load("test", EIGHT)
