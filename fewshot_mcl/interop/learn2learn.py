@@ -137,17 +137,15 @@ def evaluate_taskset(
     network.eval()
     try:
         for number in range(episodes):
-            # Outside inference mode: what a data set keeps of its tensors stays fit for training.
-            images, labels = tasks[number]
+            images, labels = tasks[number]  # not in inference mode: what a data set keeps stays fit for training
             try:
                 _check_images(images, labels, len(mean))
                 support, query, targets = _split(labels, way, shot)
             except UserError as error:
                 raise UserError(f"task {number}: {error}") from None
-            with torch.inference_mode():
-                features = _features(network, images, mean, std)
-                logits = F.prototypical_logits(features[query], F.prototypes(features[support]), metric, scale)
-                accuracies.append(int((logits.argmax(-1).cpu() == targets).sum()) / len(query))
+            features = _features(network, images, mean, std)
+            logits = F.prototypical_logits(features[query], F.prototypes(features[support]), metric, scale)
+            accuracies.append(int((logits.argmax(-1).cpu() == targets).sum()) / len(query))
     finally:
         network.train(training)
     return Result(torch.tensor(accuracies, dtype=torch.float64))
@@ -269,6 +267,7 @@ def _split(labels: Tensor, way: int, shot: int) -> tuple[Tensor, Tensor, Tensor]
     return support.view(way, shot), query, classes[query]
 
 
+@torch.inference_mode()
 def _features(network: Backbone, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Images (B, C, H, W), uint8 or within [0, 1] -> (B, D), a batch at a time."""
     parts = []
