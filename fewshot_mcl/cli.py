@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shlex
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewshot_mcl import __version__
-from fewshot_mcl.errors import UserError
+from fewshot_mcl.data.names import printable
+from fewshot_mcl.errors import Interrupted, UserError, unknown
+from fewshot_mcl.networks import BACKBONES
+from fewshot_mcl.objectives import METHODS
+from fewshot_mcl.resources import resource_dir
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from fewshot_mcl.training.session import Outcome
 
 app = typer.Typer(
@@ -28,21 +33,48 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at image data before tra
 app.add_typer(data_app, name="data")
 
 BAD_INPUT, INTERRUPTED = 2, 130
+UsageError: Any = typer.BadParameter.__bases__[0]  # what every bad command line is, whichever click typer stands on
 
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 2 bad input, 130 interrupted."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it: no terminal is too old for a ±
     try:
-        app()
+        code = app(standalone_mode=False, prog_name="fewshot-mcl") or 0
+        sys.stdout.flush()
+    except UsageError as error:
+        text = error.format_message().rstrip(".")  # empty where help was printed, because nothing was asked
+        command = error.ctx.command_path if error.ctx else "fewshot-mcl"
+        return _say(f"error: {text}. See {command} --help.", BAD_INPUT) if text else BAD_INPUT
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        print("interrupted. What the last checkpoint holds is safe; continue with --out RUN --resume.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        return _say(f"error: {error}", BAD_INPUT)
+    except Interrupted as error:
+        return _say(str(error), INTERRUPTED)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        return 1
+    except OSError as error:
+        return _say(f"error: {error.filename or 'the system'}: {error.strerror}.", BAD_INPUT)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        return _say(
+            "error: not enough memory. Use a smaller --image-size, or fewer --peers, --way or --query.", BAD_INPUT
+        )
+    return _say("interrupted.", code) if code == INTERRUPTED else code
+
+
+def _say(text: str, code: int) -> int:
+    """Print one line, whatever names are in it, on standard error."""
+    print(printable(text), file=sys.stderr)
+    return code
 
 
 def _version(asked: bool) -> None:
@@ -60,12 +92,34 @@ def _options(
     return
 
 
-Data = Annotated[str | None, typer.Option(help="glyphs, mini-imagenet (with --root), or the path of a folder.")]
-Root = Annotated[Path | None, typer.Option(help="Where the files of a named data set lie.")]
-ImageSize = Annotated[int | None, typer.Option(help="Side of the images in pixels; default: the data's own.")]
-Color = Annotated[str | None, typer.Option(help="rgb, grey, or auto: as the data has it.")]
-Resize = Annotated[str | None, typer.Option(help="crop keeps the aspect ratio, squash does not.")]
-OnBadImage = Annotated[str | None, typer.Option(help="What to do about unreadable images: refuse or skip.")]
+RECIPES = {path.stem: path for path in sorted(resource_dir("configs").glob("*.toml"))}
+RECIPE = tomllib.loads(RECIPES["default"].read_text(encoding="utf-8"))
+DATA, METHOD, TRAINING, RUN, EPISODES, SHOWN = "Data", "Method", "Training", "Run", "Episodes", "Networks and output"
+
+
+def _option(panel: str, help: str, *names: str, default: object = None, **more: Any) -> Any:
+    """An option without a value of its own; `default` says what holds then."""
+    shown = str(default) if default is not None else False
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=shown, **more)
+
+
+def _given(panel: str, help: str, *names: str) -> Any:
+    """An option whose value stands in the signature."""
+    return typer.Option(*names, help=help, rich_help_panel=panel)
+
+
+Data = Annotated[
+    str | None,
+    _option(DATA, "glyphs, mini-imagenet (with --root), or the path of a folder.", default=RECIPE["data"]),
+]
+Root = Annotated[Path | None, _option(DATA, "Where the files of a named data set lie.")]
+ImageSize = Annotated[int | None, _option(DATA, "Side of the images in pixels.", default="the data's own")]
+Color = Annotated[str | None, _option(DATA, "rgb, grey, or auto: as the data has it.", default=RECIPE["color"])]
+Resize = Annotated[str | None, _option(DATA, "crop keeps the aspect ratio, squash does not.", default=RECIPE["resize"])]
+OnBadImage = Annotated[
+    str | None,
+    _option(DATA, "What to do about unreadable images: refuse or skip.", default=RECIPE["on_bad_image"]),
+]
 
 
 @app.command()
@@ -76,23 +130,32 @@ def train(
     color: Color = None,
     resize: Resize = None,
     on_bad_image: OnBadImage = None,
-    method: Annotated[str | None, typer.Option(help="baseline, mcl or mcl-okd.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="conv4.")] = None,
-    peers: Annotated[int | None, typer.Option(help="How many networks learn together.")] = None,
-    episodes: Annotated[int | None, typer.Option(help="Training episodes, one optimizer step each.")] = None,
-    way: Annotated[int | None, typer.Option(help="Classes in a training episode.")] = None,
-    shot: Annotated[int | None, typer.Option(help="Support images of each class.")] = None,
-    query: Annotated[int | None, typer.Option(help="Query images of each class.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of Adam.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of every draw.")] = None,
-    config: Annotated[str | None, typer.Option(help="A TOML file, or a recipe: default, paper, paper-5shot.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the configuration.")
+    method: Annotated[str | None, _option(METHOD, ", ".join(METHODS), default=RECIPE["method"])] = None,
+    backbone: Annotated[str | None, _option(METHOD, ", ".join(BACKBONES), default=RECIPE["backbone"])] = None,
+    peers: Annotated[
+        int | None,
+        _option(METHOD, "How many networks learn together.", default=f"{RECIPE['peers']}; baseline: 1"),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run directory to make; default: a new one under runs/.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    episodes: Annotated[
+        int | None, _option(TRAINING, "Episodes, one optimizer step each.", default=RECIPE["episodes"])
+    ] = None,
+    way: Annotated[int | None, _option(TRAINING, "Classes in an episode.", default=RECIPE["way"])] = None,
+    shot: Annotated[int | None, _option(TRAINING, "Support images of each class.", default=RECIPE["shot"])] = None,
+    query: Annotated[int | None, _option(TRAINING, "Query images of each class.", default=RECIPE["query"])] = None,
+    lr: Annotated[float | None, _option(TRAINING, "Learning rate of Adam.", default=RECIPE["lr"])] = None,
+    seed: Annotated[int | None, _option(TRAINING, "Of every draw.", default=RECIPE["seed"])] = None,
+    config: Annotated[
+        str | None,
+        _option(RUN, f"A TOML file, or a recipe: {', '.join(RECIPES)}.", default="default; paper for mini-imagenet"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        _option(RUN, "Any key of the configuration; may be repeated.", "--set", metavar="KEY=VALUE"),
+    ] = None,
+    out: Annotated[Path | None, _option(RUN, "The run directory to make.", default="a new one under runs/")] = None,
+    resume: Annotated[bool, _option(RUN, "Continue the run in --out.", "--resume")] = False,
 ) -> None:
-    """Train peers on episodes; the best by validation is kept."""
+    """Train peers on episodes; the best by validation is kept. Defaults are those of the default recipe."""
     from rich.console import Console
 
     from fewshot_mcl.config import resolve
@@ -101,82 +164,70 @@ def train(
     options = {
         "data": data, "root": str(root) if root else None, "image_size": image_size, "color": color, "resize": resize,
         "on_bad_image": on_bad_image, "method": method, "backbone": backbone, "peers": peers, "episodes": episodes,
-        "way": way, "shot": shot, "query": query, "lr": lr, "seed": seed,
+        "way": way, "shot": shot, "query": query, "lr": lr, "seed": seed, "out": str(out) if out else None,
     }  # fmt: skip
+    if not resume or out is None:
+        resolved = resolve(config, options, settings)
+        out = Path(resolved.out) if resolved.out else None
     if resume:
         if out is None:
             raise UserError("which run is to be resumed? Name its directory: --out RUN --resume.")
-        resolved = _resumed(Run.open(out).path, options, config, settings)
-    else:
-        resolved = resolve(config, options, settings)
-        out = out or (Path(resolved.out) if resolved.out else None)
-        if out is not None and out.exists():
-            raise UserError(f"{out} exists. Choose another --out, or continue that run: --out {out} --resume.")
+        resolved = Run.open(out).agreed(config, options, settings)
+    elif out is not None:
+        Run.refuse_existing(out)  # before anything is loaded
     from fewshot_mcl.training import session
 
-    console = Console()
-    _print_outcome(console, session.train(resolved, out, resume, console))
+    _print_outcome(session.train(resolved, out, resume, Console()))
 
 
-def _resumed(path: Path, options: dict[str, Any], config: str | None, settings: list[str] | None) -> Any:
-    """The configuration of the run at `path`; whatever else is given must agree with it."""
-    from fewshot_mcl.config import resolve
-
-    saved = resolve(str(path / "config.toml"))
-    asked = resolve(config or str(path / "config.toml"), options, settings)
-    for name, value in asked.model_dump(exclude={"out"}).items():
-        if value != (old := getattr(saved, name)):
-            raise UserError(
-                f"{name} = {value}, but the run {path} has {name} = {old}: a resumed run keeps its settings. Leave the option "
-                f"out, or start a new run: --config {path / 'config.toml'} with another --out."
-            )
-    return saved
-
-
-def _print_outcome(console: Console, outcome: Outcome) -> None:
+def _print_outcome(outcome: Outcome) -> None:
     from fewshot_mcl.training.display import network_label, percent
 
     config, run = outcome.run.config, outcome.run.path
     first = next(iter(outcome.results.values()))
     minutes, seconds = divmod(round(outcome.seconds), 60)
-    lines = [
+    _print_lines(
         "",
         f"Trained in {minutes} min {seconds} s. Best checkpoint by validation: episode {outcome.best_episode}.",
         f"Accuracy on the validation split, {config.val_way}-way {config.val_shot}-shot, {config.val_query} queries a class, "
         f"{first.episodes} episodes not used for choosing it, mean ± 95% interval:",
         *(f"  {network_label(name, config.peers):<18} {percent(r)} %" for name, r in outcome.results.items()),
         "Next, on the test split (classes that training has not seen and did not choose by):",
-        f"  fewshot-mcl evaluate {run}",
-    ]
-    console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
+        f"  fewshot-mcl evaluate {shlex.quote(str(run))}",
+    )
+
+
+def _print_lines(*lines: str) -> None:
+    print("\n".join(map(printable, lines)))
 
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The run directory.")],
-    episodes: Annotated[int, typer.Option(help="Test episodes.")] = 600,
-    way: Annotated[int, typer.Option(help="Classes in an episode.")] = 5,
+    run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
+    episodes: Annotated[int, _given(EPISODES, "How many.")] = 600,
+    way: Annotated[int, _given(EPISODES, "Classes in an episode.")] = 5,
     shot: Annotated[
-        list[int] | None, typer.Option(help="Support images of each class; may be repeated. Default: 1 and 5.")
+        list[int] | None, _option(EPISODES, "Support images of each class; may be repeated.", default="1 and 5")
     ] = None,
-    query: Annotated[int, typer.Option(help="Query images of each class.")] = 15,
-    seed: Annotated[int, typer.Option(help="Of the episodes.")] = 0,
-    split: Annotated[str, typer.Option(help="test or val.")] = "test",
-    peers: Annotated[bool, typer.Option("--peers", help="Show every peer and the ensemble too.")] = False,
-    checkpoint: Annotated[str, typer.Option(help="best (by validation) or last.")] = "best",
-    data: Annotated[str | None, typer.Option(help="Other data than the run's own, for a cross-domain test.")] = None,
+    query: Annotated[int, _given(EPISODES, "Query images of each class.")] = 15,
+    seed: Annotated[int, _given(EPISODES, "Of the episodes.")] = 0,
+    split: Annotated[str, _given(DATA, "test or val.")] = "test",
+    data: Annotated[
+        str | None, _option(DATA, "Other data, for a cross-domain test: as for train.", default="the run's own")
+    ] = None,
     root: Root = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    checkpoint: Annotated[str, _given(SHOWN, "best (by validation) or last.")] = "best",
+    peers: Annotated[bool, _option(SHOWN, "Show every peer and the ensemble too.", "--peers")] = False,
+    as_json: Annotated[bool, _option(SHOWN, "Print one JSON object and nothing else.", "--json")] = False,
+    device: Annotated[str, _given(SHOWN, "auto, cpu, cuda, ...")] = "auto",
 ) -> None:
     """Accuracy on episodes of classes that training has not seen, with its 95% interval."""
-    from fewshot_mcl.errors import unknown
-    from fewshot_mcl.evaluation.session import Protocol, evaluate_run
-    from fewshot_mcl.runs import Run
-
     for kind, value, valid in (("split", split, ("test", "val")), ("checkpoint", checkpoint, ("best", "last"))):
         if value not in valid:
             raise unknown(kind, value, valid)
+    from fewshot_mcl.evaluation.session import Protocol, evaluate_run
+    from fewshot_mcl.runs import Run
+
     protocol = Protocol(way, tuple(dict.fromkeys(shot or (1, 5))), query, episodes, seed, split)
     content = evaluate_run(Run.open(run), protocol, checkpoint=checkpoint, data=data, root=root, device=device)
     shown = [r for r in content["results"] if peers or r["network"] == content["deployed"]]
@@ -192,8 +243,7 @@ def _print_evaluation(content: dict[str, Any], shown: list[dict[str, Any]]) -> N
     from rich.table import Table
 
     first = shown[0]
-    console = Console()
-    head = [
+    _print_lines(
         f"{content['run']}: {content['method']}, {content['backbone']}, {content['checkpoint']} checkpoint (episode "
         f"{content['checkpoint_episode']})",
         f"{content['data']}, {first['split']} split: {content['classes']} classes, {content['images']} images, "
@@ -201,16 +251,15 @@ def _print_evaluation(content: dict[str, Any], shown: list[dict[str, Any]]) -> N
         f"{first['way']}-way, {first['query']} queries a class, {first['episodes']} episodes, seed {first['seed']}; accuracy in "
         f"% ± 95% interval (1.96 s / sqrt E over episodes)",
         *content["notes"],
-    ]
-    console.print("\n".join(head), soft_wrap=True, highlight=False, markup=False)
+    )
     table = Table(box=None, padding=(0, 2))
     for name in ("", "shot", "accuracy", "deviation"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for r in shown:
         label = f"{r['network']} (deployed)" if r["network"] == content["deployed"] else r["network"]
         table.add_row(label, str(r["shot"]), f"{100 * r['mean']:.2f} ± {100 * r['ci95']:.2f}", f"{100 * r['std']:.2f}")
-    console.print(table)
-    console.print(f"every episode's accuracy: {content['file']}", soft_wrap=True, highlight=False, markup=False)
+    Console().print(table)
+    _print_lines(f"every episode's accuracy: {content['file']}")
 
 
 def _image_options(image_size: int | None, color: str | None, resize: str | None, on_bad_image: str | None) -> Any:
@@ -252,5 +301,5 @@ def data_convert(
     from fewshot_mcl.data.check import convert
 
     for path in convert(data, root, out, _image_options(image_size, color, resize, on_bad_image)):
-        print(f"written {path}")
-    print(f"Use it with: fewshot-mcl train --data {out}")
+        _print_lines(f"written {path}")
+    _print_lines(f"Use it with: fewshot-mcl train --data {shlex.quote(str(out))}")

@@ -72,6 +72,11 @@ class Config(BaseModel):
     def image_options(self) -> ImageOptions:
         return ImageOptions(**{name: getattr(self, name) for name in ImageOptions.__dataclass_fields__})
 
+    def flat(self) -> Values:
+        """Every setting by its `--set` name; where the run was written to is not one."""
+        values = self.model_dump(exclude={"out", "objective"})
+        return values | {f"objective.{name}": value for name, value in self.objective.items()}
+
     def to_toml(self) -> str:
         """This configuration as a file that `--config` takes back; where it was written to is not part of it."""
         return tomli_w.dumps(self.model_dump(exclude_none=True, exclude={"out"}))
@@ -158,7 +163,7 @@ def _read(path: Path) -> Values:
     except OSError as error:
         near = f" Recipes that come with the package: {', '.join(recipes())}." if path.suffix != ".toml" else ""
         raise UserError(f"cannot read the config file {path}: {error.strerror}.{near}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid TOML: {error}.") from error
 
 

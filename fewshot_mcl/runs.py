@@ -12,16 +12,20 @@ evaluations/        one JSON file an evaluation
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
+import itertools
 import json
 import os
 import platform
+import re
 import shlex
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from safetensors import SafetensorError
@@ -34,6 +38,7 @@ from fewshot_mcl.config import Config, resolve
 from fewshot_mcl.errors import UserError
 
 SCHEMA = 1
+STATE = {"best": ("val",), "last": ("best", "seconds")}  # what each checkpoint says beside its episode
 Tensors = dict[str, Tensor]
 
 
@@ -51,18 +56,26 @@ class Run:
         Raises:
             UserError: if `path` exists (nothing is written), or cannot be made.
         """
-        if path.exists():
-            raise UserError(f"{path} exists. Choose another --out, or continue that run: --out {path} --resume.")
+        cls.refuse_existing(path)
         try:
-            (path / "checkpoints").mkdir(parents=True)
+            path.mkdir(parents=True)
+            (path / "checkpoints").mkdir()
         except OSError as error:
-            raise UserError(f"cannot make the run directory {path}: {error.strerror}.") from error
+            raise UserError(
+                f"cannot make the run directory {path}: {error.strerror}. Choose another place: --out DIR."
+            ) from error
         run = cls(path)
         _write(path / "config.toml", config.to_toml().encode())
         run.write_json("environment.json", environment())
         run.write_json("data.json", data)
         run.note_command()
         return run
+
+    @staticmethod
+    def refuse_existing(path: Path) -> None:
+        """Raise `UserError` where a new run cannot be made at `path`, because something is there."""
+        if os.path.lexists(path):
+            raise UserError(f"{path} exists. Choose another --out, or continue that run: --out {path} --resume.")
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -81,24 +94,57 @@ class Run:
         """The run's configuration."""
         return resolve(str(self.path / "config.toml"))
 
+    def agreed(
+        self, config: str | None, options: dict[str, Any] | None = None, settings: list[str] | None = None
+    ) -> Config:
+        """The run's configuration, if what is given (as for `resolve`) agrees with it.
+
+        Raises:
+            UserError: naming the first setting that does not.
+        """
+        saved = self.config
+        old = saved.flat()
+        for name, value in resolve(config, options, settings, base=saved).flat().items():
+            if value != old[name]:
+                raise UserError(
+                    f"{name} = {value}, but the run {self.path} has {name} = {old[name]}, and a resumed run keeps its settings. "
+                    f"Leave it out, or start a new run: --config {self.path / 'config.toml'} with another --out."
+                )
+        return saved
+
     def note_command(self) -> None:
         """Append the command line of this process to command.txt."""
-        with (self.path / "command.txt").open("a", encoding="utf-8") as file:
+        with _append(self.path / "command.txt") as file:
             file.write(shlex.join(["fewshot-mcl", *sys.argv[1:]]) + "\n")
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON file of the run.
+    def data(self, split: str) -> dict[str, Any]:
+        """What data.json says of a split.
 
         Raises:
             UserError: if it is missing or damaged.
         """
+        return self.read_json("data.json", split)[split]
+
+    def read_json(self, name: str, *keys: str) -> dict[str, Any]:
+        """A JSON file of the run, which must have `keys`.
+
+        Raises:
+            UserError: if it is missing or damaged.
+        """
+        path = self.path / name
         try:
-            content = json.loads((self.path / name).read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
             if content["schema"] > SCHEMA:
-                raise UserError(f"{self.path / name} was written by a newer fewshot-mcl: update this one to read it.")
+                raise UserError(f"{path} was written by a newer fewshot-mcl: update this one to read it.")
+            for key in keys:
+                content[key]
             return content
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"cannot read {self.path / name}: {error}.") from error
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}. Put the file back, or start a new run.") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{path} is damaged ({error}). Put the file back from a copy, or start a new run."
+            ) from error
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file of the run, atomically."""
@@ -123,21 +169,32 @@ class Run:
             UserError: if there is none, or a file is damaged.
         """
         if not (self.path / "checkpoints" / f"{name}.json").exists():
-            raise UserError(f"{self.path} has no checkpoint '{name}' yet: it was stopped before its first one.")
-        state = self.read_json(f"checkpoints/{name}.json")
-        path = self.path / "checkpoints" / Path(str(state.get("file"))).name
+            raise UserError(
+                f"{self.path} has no checkpoint '{name}': it was stopped before its first one. Start a new run: "
+                f"--config {self.path / 'config.toml'} with another --out."
+            )
+        state = self.read_json(f"checkpoints/{name}.json", "file", "sha256", "episode", *STATE[name])
+        path = self.path / "checkpoints" / Path(str(state["file"])).name
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise UserError(f"cannot read the checkpoint {path}: {error.strerror}.") from error
-        if hashlib.sha256(data).hexdigest() != state.get("sha256"):
+            raise UserError(f"cannot read the checkpoint {path}: {error.strerror}. {self._instead(name)}") from error
+        if hashlib.sha256(data).hexdigest() != state["sha256"]:
             raise UserError(
-                f"the checkpoint {path} is damaged or incomplete: its SHA-256 is not the one in {name}.json."
+                f"the checkpoint {path} is damaged or cut short: its SHA-256 is not the one in {name}.json. "
+                f"{self._instead(name)}"
             )
         try:
             return load_tensors(data), state
         except SafetensorError as error:
-            raise UserError(f"the checkpoint {path} is not a valid safetensors file: {error}.") from error
+            raise UserError(f"{path} is not a valid safetensors file ({error}). {self._instead(name)}") from error
+
+    def _instead(self, name: str) -> str:
+        """What is left to a user whose checkpoint `name` is lost."""
+        other = next(each for each in STATE if each != name)
+        usable = (self.path / "checkpoints" / f"{other}.json").exists()
+        advice = f", evaluate the other one (--checkpoint {other})" if usable else ""
+        return f"Put the file back from a copy{advice}, or start a new run."
 
     def save_model(self, tensors: Tensors, card: dict[str, Any]) -> None:
         """Write the deployed network by itself."""
@@ -148,21 +205,29 @@ class Run:
     def save_evaluation(self, content: dict[str, Any]) -> Path:
         """Keep an evaluation under the next free number."""
         folder = self.path / "evaluations"
-        folder.mkdir(exist_ok=True)
-        number = 1 + max((int(p.stem.rpartition("-")[2]) for p in folder.glob("evaluation-*.json")), default=0)
-        name = f"evaluations/evaluation-{number:03d}.json"
-        self.write_json(name, content)
-        return self.path / name
+        try:
+            folder.mkdir(exist_ok=True)
+            for number in itertools.count(1):
+                path = folder / f"evaluation-{number:03d}.json"
+                with contextlib.suppress(FileExistsError):
+                    path.touch(exist_ok=False)  # the number is ours, whoever else evaluates this run just now
+                    break
+        except OSError as error:
+            raise UserError(
+                f"cannot keep the evaluation in {folder}: {error.strerror}. Nothing was changed."
+            ) from error
+        self.write_json(f"evaluations/{path.name}", content)
+        return path
 
     def keep_metrics_until(self, episode: int) -> None:
-        """Drop the rows after `episode`: a resumed run writes them again."""
+        """Drop the rows after `episode`, and half a row: a resumed run writes them again."""
         path = self.path / "metrics.csv"
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if row["episode"] and int(row["episode"]) <= episode]
-            path.unlink()
-            for row in rows:
-                self.append_metrics(row)
+        if not path.exists():
+            return
+        header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+        good = [row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) <= episode]
+        if good != rows:
+            _write(path, "".join([header, *good]).encode())
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a row to metrics.csv. The first row fixes the columns."""
@@ -173,7 +238,7 @@ class Run:
         elif not self._columns:
             with path.open(newline="", encoding="utf-8") as file:
                 self._columns = next(csv.reader(file))
-        with path.open("a", newline="", encoding="utf-8") as file:
+        with _append(path) as file:
             writer = csv.DictWriter(file, self._columns, lineterminator="\n")
             if new:
                 writer.writeheader()
@@ -197,9 +262,20 @@ def environment() -> dict[str, Any]:
 
 def default_path(config: Config, root: Path = Path("runs")) -> Path:
     """A new directory named after the run: runs/glyphs-mcl-okd-10way-1shot-seed0, then -2, -3, ..."""
-    stem = f"{Path(config.data).name}-{config.method}-{config.way}way-{config.shot}shot-seed{config.seed}"
+    data = re.sub(r"[^\w.]+", "-", Path(config.data).name)[:80].strip("-.") or "data"
+    stem = f"{data}-{config.method}-{config.way}way-{config.shot}shot-seed{config.seed}"
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10**6))
     return next(root / name for name in names if not (root / name).exists())
+
+
+@contextlib.contextmanager
+def _append(path: Path) -> Iterator[TextIO]:
+    """A text file, open for appending."""
+    try:
+        with path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}. The last checkpoint is intact.") from error
 
 
 def _write(path: Path, data: bytes) -> None:

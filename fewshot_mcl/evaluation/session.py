@@ -21,6 +21,8 @@ from fewshot_mcl.training.episodic import build_peers
 from fewshot_mcl.training.loop import load_state
 from fewshot_mcl.training.session import pick_device
 
+MOST_EPISODES = 1_000_000
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -59,7 +61,7 @@ def evaluate_run(
     Raises:
         UserError: if a class to be tested was a class of training, a class is too small, or a file is damaged.
     """
-    config, trained = run.config, run.read_json("data.json")["train"]
+    config, trained = run.config, run.data("train")
     store, notes = _load(run, protocol.split, data, root)
     if store.split != "train":
         _refuse_overlap(store, trained["classes"])
@@ -90,7 +92,7 @@ def load_peers(run: Run, checkpoint: str, device: torch.device) -> tuple[PeerNet
         UserError: if the checkpoint is missing, damaged, or of another network than the run's configuration names.
     """
     tensors, state = run.load_checkpoint(checkpoint)
-    data = run.read_json("data.json")["train"]
+    data = run.data("train")
     peers = build_peers(run.config, data["channels"], data["image_size"][0], len(data["classes"]))
     own = {name.removeprefix("peers."): value for name, value in tensors.items() if name.startswith("peers.")}
     load_state(peers, own, str(run.path))
@@ -99,14 +101,14 @@ def load_peers(run: Run, checkpoint: str, device: torch.device) -> tuple[PeerNet
 
 def _load(run: Run, split: str, data: str | None, root: Path | None) -> tuple[ImageStore, tuple[str, ...]]:
     """The split to test, decoded as the training images were."""
-    config, trained = run.config, run.read_json("data.json")["train"]
+    config, trained = run.config, run.data("train")
     options = replace(
         config.image_options,
         image_size=trained["image_size"][0],
         color="grey" if trained["channels"] == 1 else "rgb",
     )
     if data is None:
-        data, root = config.data, Path(config.root) if config.root else None
+        data, root = config.data, root or (Path(config.root) if config.root else None)
     source = open_source(data, root, options)
     return source.load(split, options), source.notes
 
@@ -122,6 +124,12 @@ def _refuse_overlap(store: ImageStore, training: list[str]) -> None:
 
 
 def _episodes(store: ImageStore, protocol: Protocol, shot: int) -> Episodes:
+    if not 2 <= protocol.episodes <= MOST_EPISODES:
+        raise UserError(
+            f"an interval needs 2 to {MOST_EPISODES:,} episodes, not {protocol.episodes}: use --episodes 600."
+        )
+    if protocol.way < 2:
+        raise UserError(f"{protocol.way}-way episodes leave nothing to choose from: use --way 2 or more.")
     sampler = EpisodeSampler(
         store.labels,
         way=protocol.way,
@@ -130,8 +138,6 @@ def _episodes(store: ImageStore, protocol: Protocol, shot: int) -> Episodes:
         seed=protocol.seed,
         class_names=store.class_names,
     )
-    if protocol.episodes < 2:
-        raise UserError(f"an interval needs at least 2 episodes, not {protocol.episodes}: use --episodes 600.")
     return sampler.sample(protocol.episodes)
 
 

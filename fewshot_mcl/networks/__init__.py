@@ -13,7 +13,17 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKBONES", "Backbone", "PeerNetwork", "PeerOutputs", "create_backbone"]
 
-BACKBONES = {"conv4": "conv4:Conv4"}  # name -> module:class
+BACKBONES = {  # name -> module:class
+    "conv4": "conv4:Conv4",
+    "resnet12": "resnet12:ResNet12",
+    "resnet18": "resnet:ResNet18",
+    "resnet32": "resnet:ResNet32",
+    "resnet34": "resnet:ResNet34",
+    "resnet110": "resnet:ResNet110",
+    "vgg16": "vgg:VGG16",
+    "densenet40-12": "densenet:DenseNet40",
+    "hcgnet-a1": "hcgnet:HCGNetA1",
+}
 _LAZY = {"Backbone": "backbone", "PeerNetwork": "peers", "PeerOutputs": "peers"}
 
 
@@ -21,13 +31,16 @@ def create_backbone(name: str, num_classes: int | None = None, **options: Any) -
     """A freshly initialised backbone.
 
     Args:
-        name: one of `BACKBONES`.
+        name: one of `BACKBONES`, or `torchvision/NAME` or `timm/NAME` for a model of those libraries.
         num_classes: outputs of the classifier; None for a network that ends at its features.
-        **options: `in_channels` (default 3) and `image_size` (default the backbone's own).
+        **options: `in_channels` (default 3) and `image_size` (default the backbone's own); `widths` for resnet12;
+            `weights`, a local file, for a library's model.
 
     Raises:
-        UserError: if there is no such backbone.
+        UserError: if there is no such backbone, or images are too small for it.
     """
+    if "/" in name:
+        return import_module(f"{__name__}.external").External(name, num_classes=num_classes, **options)
     if name not in BACKBONES:
         raise unknown("backbone", name, BACKBONES)
     module, cls = BACKBONES[name].split(":")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
+
+from fewshot_mcl.errors import UserError
 
 
 class Backbone(nn.Module):
@@ -18,6 +20,7 @@ class Backbone(nn.Module):
         feature_dim: length D of the vector after pooling.
         num_classes: outputs of the classifier; None for a network that ends at its features.
         pool: "average" (over positions) or "flatten" (positions are part of the feature).
+        initialise: called on every module, classifier included, to replace PyTorch's own initialisation; None keeps it.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class Backbone(nn.Module):
         feature_dim: int,
         num_classes: int | None,
         pool: str = "average",
+        initialise: Callable[[nn.Module], None] | None = None,
     ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
@@ -35,6 +39,8 @@ class Backbone(nn.Module):
         flatten = nn.Flatten()
         self.pool = flatten if pool == "flatten" else nn.Sequential(nn.AdaptiveAvgPool2d(1), flatten)
         self.classifier = None if num_classes is None else nn.Linear(feature_dim, num_classes)
+        if initialise is not None:
+            self.apply(initialise)
 
     def features(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) -> features (B, D)."""
@@ -46,3 +52,13 @@ class Backbone(nn.Module):
         """Images (B, C, H, W) -> logits (B, classes), or features (B, D) where there is no classifier."""
         features = self.features(images)
         return features if self.classifier is None else self.classifier(features)
+
+
+def require_size(backbone: str, image_size: int | None, least: int) -> None:
+    """Refuses images of which the backbone's strides and poolings leave nothing to work on. None is not checked.
+
+    Raises:
+        UserError: if `image_size` is below `least`.
+    """
+    if image_size is not None and image_size < least:
+        raise UserError(f"{backbone} needs images at least {least} pixels wide, not {image_size}.")

@@ -40,34 +40,67 @@ def copies_per_stage(share: str, stages: int, peers: int, method: str = "mcl-okd
     is a tree whose last stage but one exists ceil(M/2) times.
 
     Raises:
-        UserError: if `share` is no preset.
+        UserError: if `share` is no preset, or if the backbone has too few stages for it to leave anything shared.
     """
     if share not in PRESETS:
         raise unknown("share preset", share, PRESETS)
-    if share == "paper-code" and method == "cl-ilr":
-        return (1,) * (stages - 2) + (math.ceil(peers / 2), peers)
-    if share == "paper-code":
-        share = "last-one" if method in ("one", "okddip") else "last-two"
-    own = {"last-two": 2, "last-one": 1, "none": stages}[share]
-    return (1,) * (stages - own) + (peers,) * own
+    if share == "none" or peers == 1:
+        return (peers,) * stages
+    published = method if share == "paper-code" else None
+    if share == "last-one" or published in ("one", "okddip"):
+        own: tuple[int, ...] = (peers,)
+    else:
+        own = (math.ceil(peers / 2) if published == "cl-ilr" else peers, peers)
+    if len(own) >= stages:
+        held = "one piece" if stages == 1 else f"{stages} stages"
+        raise UserError(f"this backbone comes as {held}, of which '{share}' leaves nothing to share: use share 'none'.")
+    return (1,) * (stages - len(own)) + own
+
+
+class Fork(torch.autograd.Function):
+    """The identity, with a backward that divides the gradient by the number of branches that start here.
+
+    CL-ILR's rescaling (Song & Chai, "Collaborative Learning for Deep Neural Networks", arXiv 1805.11761): shared layers
+    get the mean of their branches' gradients, not the sum, whatever the number of branches.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, children: int) -> Tensor:
+        """Maps of any shape, unchanged."""
+        ctx.children = children
+        return maps.view_as(maps)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """The gradient over the number of children; none for that number."""
+        return gradients[0] / ctx.children, None
+
+
+def _fork(maps: Tensor, children: int) -> Tensor:
+    return maps if children == 1 else cast(Tensor, Fork.apply(maps, children))
 
 
 class PeerNetwork(nn.Module):
     """M networks of one architecture over a common trunk; peer M-1 is the one that is deployed.
 
     Copy j of a stage stands on copy floor(j * parents / copies) of the stage before, so that the copies form a tree.
-    Every copy is initialised independently.
+    Every copy is initialised independently. For CL-ILR each fork of the tree divides the gradient by the number of its
+    branches (`Fork`); values are the same for all methods.
 
     Args:
         backbone: name of a backbone.
         num_peers: M >= 1.
         num_classes: outputs of each peer's classifier; None for none.
         share: preset of `copies_per_stage`.
-        method: the method whose published graph "paper-code" means.
+        method: the method whose published graph "paper-code" means; "cl-ilr" rescales gradients under every preset.
         **options: passed to the backbone (`in_channels`, `image_size`).
 
+    Attributes:
+        rescale_forks: whether forks rescale gradients; set from `method`.
+        stem_dim: channels Ds of the last stage that all share, or None.
+
     Raises:
-        UserError: for an unknown backbone or preset, or M < 1.
+        UserError: for an unknown backbone or preset, a backbone that the preset cannot split, or M < 1.
     """
 
     def __init__(
@@ -90,6 +123,7 @@ class PeerNetwork(nn.Module):
         )
         self.classifiers = nn.ModuleList(net.classifier for net in whole if net.classifier is not None)
         self.pool = first.pool
+        self.rescale_forks = method == "cl-ilr"
         self.num_peers, self.feature_dim, self.stage_channels = num_peers, first.feature_dim, first.stage_channels
         self._shared = copies.count(1) if num_peers > 1 else 0
         self.stem_dim = first.stage_channels[self._shared - 1] if self._shared else None
@@ -103,7 +137,10 @@ class PeerNetwork(nn.Module):
         """Images (B, C, H, W) -> features (M, B, D), logits (M, B, C) where there are classifiers, stem (B, Ds)."""
         maps, stem = [images], None
         for number, copies in enumerate(self._levels, start=1):
-            maps = [stage(maps[j * len(maps) // len(copies)]) for j, stage in enumerate(copies)]
+            parents = [j * len(maps) // len(copies) for j in range(len(copies))]
+            if self.rescale_forks and number > 1:  # images are no fork: nothing before them learns
+                maps = [_fork(m, parents.count(parent)) for parent, m in enumerate(maps)]
+            maps = [stage(maps[parent]) for parent, stage in zip(parents, copies)]
             if number == self._shared:
                 stem = maps[0].mean((2, 3))
         features = [self.pool(m) for m in maps]

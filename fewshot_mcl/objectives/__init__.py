@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "Objective", "create_objective", "functional"]
 
-METHODS = {"baseline": "baseline:Baseline", "mcl": "mcl:Mcl", "mcl-okd": "mcl_okd:MclOkd"}  # name -> module:class
+METHODS = {  # name -> module:class
+    "baseline": "baseline:Baseline",
+    "dml": "dml:Dml",
+    "cl-ilr": "cl_ilr:ClIlr",
+    "one": "one:One",
+    "okddip": "okddip:OkdDip",
+    "mcl": "mcl:Mcl",
+    "mcl-okd": "mcl_okd:MclOkd",
+    "rkd-d": "rkd:RkdD",
+    "rkd-da": "rkd:RkdDa",
+}
 
 
 def create_objective(

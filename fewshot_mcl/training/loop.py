@@ -120,7 +120,7 @@ class Trainer:
         kept = self.run.path / "checkpoints" / "last.json"
         last = f"The last good checkpoint is kept: {kept}." if kept.exists() else "There was no checkpoint yet."
         return (
-            f"the loss of episode {number + 1} is not a number: term {', '.join(bad)}{who}{where}. {last} "
+            f"the loss of episode {number + 1} is not a number: term {', '.join(bad or ['total'])}{who}{where}. {last} "
             "Lower the learning rate (--lr) and start again."
         )
 
@@ -195,6 +195,11 @@ def load_state(module: nn.Module, tensors: Tensors, where: str) -> None:
         UserError: if they belong to another network.
     """
     own = module.state_dict()
+    for name in tensors:
+        if name not in own:
+            raise UserError(
+                f"the checkpoint of {where} has '{name}' in excess: it belongs to another network or method."
+            )
     for name, value in own.items():
         if name not in tensors:
             raise UserError(f"the checkpoint of {where} has no '{name}': it belongs to another network or method.")

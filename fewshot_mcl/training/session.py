@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import torch
 from rich.console import Console
 
 from fewshot_mcl.config import Config
+from fewshot_mcl.data.names import printable
 from fewshot_mcl.data.sources import open_source, training_only
 from fewshot_mcl.data.store import ImageStore
-from fewshot_mcl.errors import UserError
+from fewshot_mcl.errors import Interrupted, UserError
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks.backbone import Backbone
 from fewshot_mcl.runs import Run, default_path
@@ -43,11 +45,10 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"device '{name}' cannot be used here: {str(error).splitlines()[0]} Use --set device=cpu."
-        ) from error
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        first = next(iter(str(error).splitlines()), "")[:120]
+        raise UserError(f"device '{name}' cannot be used here ({first}). Use cpu, or auto.") from error
     return device
 
 
@@ -69,7 +70,7 @@ def train(config: Config, out: Path | None, resume: bool, console: Console) -> O
         task = EpisodicTask(config, stores["train"], stores["val"], device)
         data = {split: describe(store) for split, store in stores.items()}
         data["train"] |= {"mean": task.mean.tolist(), "std": task.std.tolist()}
-        run = _continue(out, data) if resume and out else Run.create(out or default_path(config), config, data)
+        run = _open(out, data) if resume and out else Run.create(out or default_path(config), config, data)
         protocol = f"val {config.val_way}-way {config.val_shot}-shot"
         display = (LiveDisplay if console.is_terminal else LineDisplay)(
             console, config.episodes, config.peers, protocol
@@ -77,10 +78,25 @@ def train(config: Config, out: Path | None, resume: bool, console: Console) -> O
         trainer = Trainer(task, config, run, display)
         if resume:
             trainer.resume()
+        finished = trainer.done == config.episodes and (run.path / "model.json").exists()
+        if resume and not finished:
+            run.note_command()
         _announce(console, config, run, task, notes, trainer.done)
-        with display:
-            trainer.train()
-        return _finish(task, config, run, trainer.seconds)
+        try:
+            with display:
+                trainer.train()
+            return _finish(task, config, run, trainer.seconds, save=not finished)
+        except KeyboardInterrupt:
+            raise Interrupted(_left(run, trainer.done)) from None
+
+
+def _left(run: Run, done: int) -> str:
+    """What a run that was stopped leaves behind."""
+    if not (run.path / "checkpoints" / "last.json").exists():
+        return f"stopped after episode {done}, before the first checkpoint (val_every): {run.path} cannot be resumed."
+    episode = run.read_json("checkpoints/last.json", "episode")["episode"]
+    again = f"fewshot-mcl train --out {shlex.quote(str(run.path))} --resume"
+    return f"stopped after episode {done}; the checkpoint of episode {episode} is safe. Continue with: {again}"
 
 
 def _load(config: Config) -> tuple[dict[str, ImageStore], tuple[str, ...]]:
@@ -99,15 +115,15 @@ def describe(store: ImageStore) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _continue(path: Path, data: dict[str, Any]) -> Run:
+def _open(path: Path, data: dict[str, Any]) -> Run:
+    """The run at `path`, if it was trained on `data`."""
     run = Run.open(path)
-    saved = run.read_json("data.json")
     for split, now in data.items():
-        if saved[split]["fingerprint"] != now["fingerprint"]:
+        if run.data(split).get("fingerprint") != now["fingerprint"]:
             raise UserError(
-                f"the {split} images are not those that {path} was trained on (another fingerprint): nothing was changed."
+                f"the {split} images are not those that {path} was trained on (another fingerprint); nothing was changed. "
+                "Put the images back as they were, or start a new run with another --out."
             )
-    run.note_command()
     return run
 
 
@@ -124,20 +140,25 @@ def _announce(
         f"{store.source}: {store.num_classes} training classes ({len(store):,} images), {task.val.num_classes} validation "
         f"classes, {width}x{height}x{channels}, {store.resize}",
         *notes,
-        f"episodes {done + 1} to {config.episodes}: {config.way}-way {config.shot}-shot, {config.query} queries a class; "
+        f"{_remaining(done, config.episodes)}: {config.way}-way {config.shot}-shot, {config.query} queries a class; "
         f"run {run.path}",
     ]
-    console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
+    console.print("\n".join(map(printable, lines)), soft_wrap=True, highlight=False, markup=False)
 
 
-def _finish(task: EpisodicTask, config: Config, run: Run, seconds: float) -> Outcome:
-    """Evaluate the best checkpoint on 600 validation episodes and write the deployed network."""
+def _remaining(done: int, episodes: int) -> str:
+    return f"episodes {done + 1} to {episodes}" if done < episodes else f"all {episodes} episodes are done already"
+
+
+def _finish(task: EpisodicTask, config: Config, run: Run, seconds: float, save: bool) -> Outcome:
+    """Evaluate the best checkpoint on 600 validation episodes and, on `save`, write the deployed network."""
     tensors, state = run.load_checkpoint("best")
     load_state(task.peers, {name.removeprefix("peers."): value for name, value in tensors.items()}, str(run.path))
     results = task.evaluate(task.val_sampler.sample(FINAL_EPISODES, start=config.val_episodes))
-    network = task.peers.deployed()
-    network.classifier = None
-    run.save_model(network.state_dict(), _card(network, task, config, results, state["episode"]))
+    if save:
+        network = task.peers.deployed()
+        network.classifier = None
+        run.save_model(network.state_dict(), _card(network, task, config, results, state["episode"]))
     return Outcome(run, results, state["episode"], seconds)
 
 

@@ -1,0 +1,76 @@
+"""Help and version answer at once, and name what there is."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from fewshot_mcl import __version__
+from fewshot_mcl.cli import RECIPE
+from fewshot_mcl.config import Config, recipes
+from fewshot_mcl.networks import BACKBONES
+from fewshot_mcl.objectives import METHODS
+
+HEAVY = ("torch", "numpy", "scipy", "PIL")
+OPTIONS = shlex.split(
+    "--data --image-size --method --backbone --peers --episodes --way --shot --query --lr --seed --config --set --out --resume"
+)
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = f"import sys, fewshot_mcl; print([m for m in {HEAVY} if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version", "train --help", "evaluate --help", "data check --help"])
+def test_help_and_version_import_no_torch(arguments: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "fewshot_mcl", *arguments.split()]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
+    assert "fewshot_mcl.cli" in imported
+    assert imported.isdisjoint(HEAVY)
+    assert answer.stdout
+
+
+def test_version(cli) -> None:
+    answer = cli("--version")
+    assert (answer.code, answer.out, answer.err) == (0, f"fewshot-mcl {__version__}\n", "")
+
+
+def test_nothing_asked_is_answered_with_help(cli) -> None:
+    answer = cli()
+    assert "train" in answer.out
+    assert "evaluate" in answer.out
+    assert (answer.code, answer.err) == (2, "")
+
+
+def test_train_help_names_all_that_there_is(cli) -> None:
+    text = cli("train", "--help").out
+    for name in (*OPTIONS, *METHODS, *BACKBONES, *recipes(), "Data", "Method", "Training", "Run"):
+        assert name in text
+    for name in ("data", "method", "backbone", "peers", "episodes", "way", "shot", "query", "lr", "seed"):
+        line = next(line for line in text.splitlines() if f"--{name} " in line)
+        assert f"[default: ({RECIPE[name]}" in line
+
+
+def test_the_default_recipe_names_every_key(cli) -> None:
+    saved = tomllib.loads(recipes()["default"].read_text(encoding="utf-8"))
+    optional = {"root", "image_size", "aux_weight", "out"}
+    assert set(Config.model_fields) - optional == set(saved)
+
+
+def test_evaluate_help(cli) -> None:
+    text = cli("evaluate", "--help").out
+    for name in ["--episodes", "--way", "--shot", "--query", "--seed", "--data", "--json", "--peers", "--checkpoint"]:
+        assert name in text
+    assert "[default: 600]" in text
+    assert "[default: (1 and 5)]" in text

@@ -1,0 +1,122 @@
+"""Models of torchvision and timm as backbones. timm is played by a fake: it is not needed to build or test this package."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fewshot_mcl.errors import UserError
+from fewshot_mcl.networks import PeerNetwork, create_backbone
+from fewshot_mcl.networks.external import LIBRARIES
+
+
+@pytest.fixture
+def models() -> Any:
+    return pytest.importorskip("torchvision.models")
+
+
+@torch.no_grad()
+def test_a_resnet_comes_as_four_stages(models: Any, tmp_path: Path) -> None:
+    original = models.resnet18(num_classes=9).eval()
+    images = torch.randn(2, 3, 64, 64)
+    save_file(original.state_dict(), tmp_path / "w.safetensors")
+    torch.save({"state_dict": original.state_dict()}, tmp_path / "w.pth")
+    for file in ("w.safetensors", "w.pth"):
+        backbone = create_backbone("torchvision/resnet18", 4, image_size=64, weights=str(tmp_path / file)).eval()
+        assert backbone.stage_channels == (64, 128, 256, 512)
+        assert backbone(images).shape == (2, 4)
+        backbone.classifier = original.fc
+        torch.testing.assert_close(backbone(images), original(images))
+    graph = PeerNetwork("torchvision/resnet18", 2, 4, image_size=64).eval()
+    assert [len(level) for level in graph.stages] == [1, 1, 2, 2]
+    out = graph(images)
+    assert out.stem.shape == (2, 128)
+    assert torch.equal(graph.deployed()(images), out.logits[-1])
+
+
+@torch.no_grad()
+def test_other_models_come_as_one_piece(models: Any) -> None:
+    name = "torchvision/mobilenet_v3_small"
+    images = torch.randn(2, 1, 64, 64)
+    graph = PeerNetwork(name, 2, 3, "none", in_channels=1, image_size=64).eval()
+    out = graph(images)
+    assert out.features.shape == (2, 2, graph.feature_dim)
+    assert out.features.shape[-1] == 1024
+    assert out.stem is None
+    assert torch.equal(graph.deployed()(images), out.logits[-1])
+    assert PeerNetwork(name, 1, None, in_channels=1, image_size=64).train()(images).features.shape == (1, 2, 1024)
+    with pytest.raises(UserError, match="one piece, of which 'last-two' leaves nothing to share: use share 'none'"):
+        PeerNetwork(name, 2, image_size=64)
+
+
+def test_building_draws_only_parameters(models: Any) -> None:
+    torch.manual_seed(0)
+    models.resnet18()
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    backbone = create_backbone("torchvision/resnet18", image_size=32)
+    assert torch.equal(torch.rand(1), after)
+    assert all(module.training for module in backbone.modules())
+    assert all(not m.num_batches_tracked for m in backbone.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_refusals(models: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Did you mean 'resnet18'"):
+        create_backbone("torchvision/resnet_18")
+    with pytest.raises(UserError, match="unknown library of backbones 'torchhub'"):
+        create_backbone("torchhub/resnet18")
+    with pytest.raises(UserError, match="one linear classifier"):
+        create_backbone("torchvision/squeezenet1_1")
+    with pytest.raises(UserError, match="does not take images of 32 pixels"):
+        create_backbone("torchvision/alexnet", image_size=32)
+    with pytest.raises(UserError, match="there is no file"):
+        create_backbone("torchvision/resnet18", weights=tmp_path / "missing.pth")
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "other.pth")
+    torch.save(nn.Linear(2, 2), tmp_path / "pickle.pth")
+    (tmp_path / "broken.safetensors").write_bytes(b"no such thing")
+    for file in ("other.pth", "pickle.pth", "broken.safetensors"):
+        with pytest.raises(UserError, match="does not hold weights of torchvision/resnet18"):
+            create_backbone("torchvision/resnet18", weights=tmp_path / file)
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_a_missing_library(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, LIBRARIES[library], None)
+    with pytest.raises(UserError, match=f"pip install {library}"):
+        create_backbone(f"{library}/resnet18")
+
+
+class TimmLike(nn.Module):
+    """The parts and names of a timm ResNet; `twist` makes its forward more than them."""
+
+    def __init__(self, twist: bool) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.act1 = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(2)
+        self.layer1, self.layer2, self.layer3, self.layer4 = (nn.Conv2d(4, 4, 1) for _ in range(4))
+        self.fc, self.twist = nn.Linear(4, 1000), twist
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.maxpool(self.act1(self.bn1(self.conv1(images))))
+        maps = self.layer4(self.layer3(self.layer2(self.layer1(maps))))
+        return self.fc((2 * maps if self.twist else maps).mean((2, 3)))
+
+
+def test_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = ModuleType("timm")
+    fake.list_models = lambda: ["plain", "twisted"]  # type: ignore[attr-defined]
+    fake.create_model = lambda name: TimmLike(name == "twisted")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "timm", fake)
+    assert len(create_backbone("timm/plain", image_size=8).stages) == 4
+    whole = create_backbone("timm/twisted", 5, in_channels=1, image_size=8)
+    assert len(whole.stages) == 1
+    assert whole(torch.randn(2, 1, 8, 8)).shape == (2, 5)
+    with pytest.raises(UserError, match="unknown timm model"):
+        create_backbone("timm/none")
