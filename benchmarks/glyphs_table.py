@@ -92,15 +92,16 @@ def difference(ours: list[Results], theirs: list[Results], shot: int) -> str:
     return f"{100 * mean.mean:+.2f} ± {100 * mean.ci95:.2f} ({each})"
 
 
-def table(rows: dict[str, list[Results]], minutes: dict[str, float], episodes: int, seeds: int) -> str:
+def table(rows: dict[str, list[Results]], minutes: dict[str, float], episodes: int, seeds: int, jobs: int) -> str:
     """The Markdown that goes into benchmarks/results/."""
     lines = [
         f"# glyphs, {episodes} training episodes, {seeds} seeds",
         "",
-        f"fewshot-mcl {__version__}, torch {torch.__version__}, CPU, one thread a run. Recipe: `configs/default.toml` "
-        f"with `--episodes {episodes}`. Test split: 128 classes of scripts not seen in training; 5-way, 15 queries, 600 episodes "
-        "(seed 0), the same for every row. Accuracy in %, mean over training seeds ± 95% interval over episodes "
-        "(1.96 s / sqrt E, of the seeds' mean), and the deviation over seeds. Deployed network: the last peer.",
+        f"fewshot-mcl {__version__}, torch {torch.__version__}, CPU, one thread a run, {jobs} at a time. Recipe: "
+        f"`configs/default.toml` with `--episodes {episodes}`. Test split: 128 classes of scripts not seen in training; 5-way, "
+        "15 queries, 600 episodes (seed 0), the same for every row. Accuracy in %, mean over training seeds ± 95% interval over "
+        "episodes (1.96 s / sqrt E, of the seeds' mean), and the deviation over seeds. Each run's best checkpoint by validation. "
+        "Network: the last peer, which is the one that is deployed, unless the row says ensemble.",
         "",
         "| | 1-shot | 5-shot | training, min |",
         "|---|---|---|---|",
@@ -155,7 +156,7 @@ def main() -> None:
             rows[f"{name}, ensemble of four"] = [f["ensemble"] for f in found]
         seconds = [json.loads((run.path / "checkpoints/last.json").read_text())["seconds"] for run in of_cell]
         minutes[name] = sum(seconds) / len(seconds) / 60
-    text = table(rows, minutes, args.episodes, args.seeds)
+    text = table(rows, minutes, args.episodes, args.seeds, args.jobs)
     print(text)
     (Path(__file__).parent / "results" / f"glyphs-{args.episodes}.md").write_text(text)
 

@@ -131,6 +131,7 @@ def train(
     resize: Resize = None,
     on_bad_image: OnBadImage = None,
     method: Annotated[str | None, _option(METHOD, ", ".join(METHODS), default=RECIPE["method"])] = None,
+    teacher: Annotated[Path | None, _option(METHOD, "A finished run to learn from (rkd-d, rkd-da).")] = None,
     backbone: Annotated[str | None, _option(METHOD, ", ".join(BACKBONES), default=RECIPE["backbone"])] = None,
     peers: Annotated[
         int | None,
@@ -163,8 +164,9 @@ def train(
 
     options = {
         "data": data, "root": str(root) if root else None, "image_size": image_size, "color": color, "resize": resize,
-        "on_bad_image": on_bad_image, "method": method, "backbone": backbone, "peers": peers, "episodes": episodes,
-        "way": way, "shot": shot, "query": query, "lr": lr, "seed": seed, "out": str(out) if out else None,
+        "on_bad_image": on_bad_image, "method": method, "teacher": str(teacher) if teacher else None,
+        "backbone": backbone, "peers": peers, "episodes": episodes, "way": way, "shot": shot, "query": query, "lr": lr,
+        "seed": seed, "out": str(out) if out else None,
     }  # fmt: skip
     if not resume or out is None:
         resolved = resolve(config, options, settings)

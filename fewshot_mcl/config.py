@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from fewshot_mcl.data.sources import ImageOptions
 from fewshot_mcl.errors import UserError, unknown
 from fewshot_mcl.networks import BACKBONES
-from fewshot_mcl.objectives import METHODS, options_of
+from fewshot_mcl.objectives import METHODS, defaults_of, options_of
 from fewshot_mcl.resources import resource_dir
 
 NAMED_DATA = ("glyphs", "mini-imagenet")
@@ -34,6 +34,7 @@ class Config(BaseModel):
     memory_share: float = Field(gt=0, le=1)
     split_seed: int
     method: str
+    teacher: str | None = None
     backbone: str
     peers: int = Field(ge=1, le=64)
     share: Literal["last-two", "last-one", "none", "paper-code"]
@@ -117,10 +118,10 @@ def resolve(
     explicit = _merge(file, given)
     merged = _merge(*lower, explicit)
     _check_names(merged)
-    if base is None and merged["method"] == "baseline" and "peers" not in explicit:
-        merged["peers"] = 1
+    if base is None:
+        merged = _merge(merged, defaults_of(merged["method"]), explicit)
     merged["objective"] = _objective(merged["method"], _merge(*lower)["objective"], explicit.get("objective", {}))
-    for name in ("data", "root"):  # a saved configuration must hold from any directory
+    for name in ("data", "root", "teacher"):  # a saved configuration must hold from any directory
         value = merged.get(name)
         if isinstance(value, str) and value and value not in NAMED_DATA and Path(value).exists():
             merged[name] = str(Path(value).resolve())
@@ -129,7 +130,7 @@ def resolve(
 
 def _check_names(values: Values) -> None:
     for name, valid in (("method", METHODS), ("backbone", BACKBONES)):
-        if str(values[name]) not in valid:
+        if str(values[name]) not in valid and "/" not in str(values[name]):  # a library's model
             raise unknown(name, str(values[name]), valid)
     for name in values:
         if name not in Config.model_fields:

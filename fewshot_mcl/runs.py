@@ -175,19 +175,7 @@ class Run:
             )
         state = self.read_json(f"checkpoints/{name}.json", "file", "sha256", "episode", *STATE[name])
         path = self.path / "checkpoints" / Path(str(state["file"])).name
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read the checkpoint {path}: {error.strerror}. {self._instead(name)}") from error
-        if hashlib.sha256(data).hexdigest() != state["sha256"]:
-            raise UserError(
-                f"the checkpoint {path} is damaged or cut short: its SHA-256 is not the one in {name}.json. "
-                f"{self._instead(name)}"
-            )
-        try:
-            return load_tensors(data), state
-        except SafetensorError as error:
-            raise UserError(f"{path} is not a valid safetensors file ({error}). {self._instead(name)}") from error
+        return _read_tensors(path, state["sha256"], f"{name}.json", self._instead(name)), state
 
     def _instead(self, name: str) -> str:
         """What is left to a user whose checkpoint `name` is lost."""
@@ -201,6 +189,18 @@ class Run:
         data = save_tensors({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
         _write(self.path / "model.safetensors", data)
         self.write_json("model.json", {"sha256": hashlib.sha256(data).hexdigest(), **card})
+
+    def load_model(self) -> tuple[Tensors, dict[str, Any]]:
+        """The deployed network's tensors, and model.json.
+
+        Raises:
+            UserError: if training has not finished, or a file is damaged.
+        """
+        if not (self.path / "model.json").exists():
+            raise UserError(f"{self.path} has no deployed network: finish its training, --out {self.path} --resume.")
+        keys = ("sha256", "backbone", "in_channels", "image_size", "mean", "std")
+        card, again = self.read_json("model.json", *keys), "Put the file back from a copy, or start a new run."
+        return _read_tensors(self.path / "model.safetensors", card["sha256"], "model.json", again), card
 
     def save_evaluation(self, content: dict[str, Any]) -> Path:
         """Keep an evaluation under the next free number."""
@@ -243,6 +243,20 @@ class Run:
             if new:
                 writer.writeheader()
             writer.writerow(row)
+
+
+def _read_tensors(path: Path, sha256: str, manifest: str, advice: str) -> Tensors:
+    """The tensors of a safetensors file that must be the one its manifest names."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}. {advice}") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(f"{path} is damaged or cut short: its SHA-256 is not the one in {manifest}. {advice}")
+    try:
+        return load_tensors(data)
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a valid safetensors file ({error}). {advice}") from error
 
 
 def environment() -> dict[str, Any]:

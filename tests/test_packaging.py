@@ -33,7 +33,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_and_sdist_carry_splits_configs_and_the_embedded_data(built: Path) -> None:
     wheel = zipfile.ZipFile(next(built.glob("*.whl"))).namelist()
-    sdist = [name.partition("/")[2] for name in tarfile.open(next(built.glob("*.tar.gz"))).getnames()]
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        sdist = [name.partition("/")[2] for name in archive.getnames()]
     assert {f"fewshot_mcl/{name}" for name in CARRIED} <= set(wheel)
     assert {*CARRIED, "tools/build_glyphs.py", "pyproject.toml"} <= set(sdist)
     for names in (wheel, sdist):

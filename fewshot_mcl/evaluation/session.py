@@ -15,11 +15,8 @@ from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.evaluation.fewshot import embed, evaluate_peers
 from fewshot_mcl.evaluation.statistics import Result
-from fewshot_mcl.networks.peers import PeerNetwork
 from fewshot_mcl.runs import Run
-from fewshot_mcl.training.episodic import build_peers
-from fewshot_mcl.training.loop import load_state
-from fewshot_mcl.training.session import pick_device
+from fewshot_mcl.training.restore import load_peers, pick_device
 
 MOST_EPISODES = 1_000_000
 
@@ -83,20 +80,6 @@ def evaluate_run(
         "deployed": f"peer {config.peers - 1}", "notes": list(notes), "results": results,
     }  # fmt: skip
     return content | {"file": str(run.save_evaluation(content))}
-
-
-def load_peers(run: Run, checkpoint: str, device: torch.device) -> tuple[PeerNetwork, dict[str, Any]]:
-    """The peers of a run as a checkpoint left them, and the checkpoint's state.
-
-    Raises:
-        UserError: if the checkpoint is missing, damaged, or of another network than the run's configuration names.
-    """
-    tensors, state = run.load_checkpoint(checkpoint)
-    data = run.data("train")
-    peers = build_peers(run.config, data["channels"], data["image_size"][0], len(data["classes"]))
-    own = {name.removeprefix("peers."): value for name, value in tensors.items() if name.startswith("peers.")}
-    load_state(peers, own, str(run.path))
-    return peers.to(device), state
 
 
 def _load(run: Run, split: str, data: str | None, root: Path | None) -> tuple[ImageStore, tuple[str, ...]]:

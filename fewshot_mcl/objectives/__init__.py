@@ -74,6 +74,11 @@ def options_of(method: str) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
+def defaults_of(method: str) -> dict[str, Any]:
+    """Keys of a run that take these values under the method unless the user says otherwise."""
+    return dict(_method(method).defaults)
+
+
 def _method(name: str) -> Any:
     if name not in METHODS:
         raise unknown("method", name, METHODS)

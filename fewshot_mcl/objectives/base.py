@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,8 @@ class Objective(nn.Module):
     """
 
     least_peers = 2
+    needs_teacher = False  # whether `set_teacher` must be called before the first step
+    defaults: ClassVar[dict[str, Any]] = {}  # keys of a run that give way to these unless the user says otherwise
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from torch import Tensor
 
 from fewshot_mcl.networks import PeerOutputs
@@ -13,6 +15,7 @@ class Baseline(Objective):
     """Sum over peers of the cross entropy (eq. 2)."""
 
     least_peers = 1
+    defaults: ClassVar[dict[str, Any]] = {"peers": 1}
 
     def logit_terms(self, out: PeerOutputs, targets: Tensor, epoch: float) -> dict[str, Tensor]:
         assert out.logits is not None

@@ -4,7 +4,7 @@ Neural Networks", arXiv 1805.11761). The tree and the gradients divided at its f
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -25,6 +25,7 @@ class ClIlr(Objective):
     """
 
     least_peers = 3  # with two, the tree has no second fork
+    defaults: ClassVar[dict[str, Any]] = {"kl_source": "aux", "share": "paper-code"}
 
     def __init__(
         self,

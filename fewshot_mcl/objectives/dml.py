@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from torch import Tensor
 
 from fewshot_mcl.networks import PeerOutputs
@@ -21,6 +23,7 @@ class Dml(Baseline):
     """
 
     least_peers = 2
+    defaults: ClassVar[dict[str, Any]] = {"kl_source": "aux"}
 
     def __init__(
         self,

@@ -71,6 +71,8 @@ def prototypical_logits(query: Tensor, centres: Tensor, metric: str = "euclidean
     """
     if metric == "cosine":
         return scale * nnf.normalize(query, dim=-1) @ nnf.normalize(centres, dim=-1).mT
+    if metric != "euclidean":
+        raise ValueError(f"metric must be 'euclidean' or 'cosine', not '{metric}'")
     # Distances do not change when both sides move: around the centres' mean, the expansion below loses no digits to cancellation.
     origin = centres.mean(-2, keepdim=True)
     query, centres = query - origin, centres - origin

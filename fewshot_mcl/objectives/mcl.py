@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -22,6 +22,7 @@ class Mcl(Baseline):
     """
 
     least_peers = 2
+    defaults: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, setting: Setting, *, beta: float = 0.025, **contrast: Any) -> None:
         super().__init__(setting)

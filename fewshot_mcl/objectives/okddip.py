@@ -4,7 +4,7 @@ Knowledge Distillation with Diverse Peers", arXiv 1912.00350).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ class OkdDip(Baseline):
     """
 
     least_peers = 3
+    defaults: ClassVar[dict[str, Any]] = {"kl_source": "aux"}
 
     def __init__(
         self,

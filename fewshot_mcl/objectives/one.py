@@ -4,6 +4,8 @@ Ensemble", arXiv 1806.04606).
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +31,7 @@ class One(Baseline):
     """
 
     least_peers = 2
+    defaults: ClassVar[dict[str, Any]] = {"kl_source": "aux"}
 
     def __init__(
         self,

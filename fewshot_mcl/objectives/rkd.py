@@ -31,6 +31,7 @@ class RkdD(Baseline):
     """
 
     least_peers = 1
+    needs_teacher = True
     share = 1.0  # of each weight
 
     def __init__(self, setting: Setting, *, distance_weight: float = 50.0) -> None:

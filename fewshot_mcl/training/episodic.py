@@ -14,29 +14,11 @@ from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.evaluation.fewshot import embed, evaluate_peers, normalise
 from fewshot_mcl.evaluation.statistics import Result
-from fewshot_mcl.networks.peers import PeerNetwork, PeerOutputs
+from fewshot_mcl.networks import PeerOutputs
 from fewshot_mcl.objectives import create_objective
 from fewshot_mcl.objectives import functional as F
 from fewshot_mcl.objectives.base import Objective, with_total
-
-
-def build_peers(config: Config, channels: int, image_size: int, num_classes: int) -> PeerNetwork:
-    """The peers of a configuration, initialised from its seed. `num_classes` are the training classes."""
-    with draws.seeded(config.seed, "peers"):
-        peers = PeerNetwork(
-            config.backbone,
-            config.peers,
-            num_classes if config.auxiliary_weight else None,
-            config.share,
-            config.method,
-            in_channels=channels,
-            image_size=image_size,
-        )
-        if config.bn_init == "uniform":
-            for module in peers.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    nn.init.uniform_(module.weight)
-    return peers.to(memory_format=torch.channels_last)
+from fewshot_mcl.training.restore import build_peers
 
 
 class EpisodicTask:
@@ -85,7 +67,7 @@ class EpisodicTask:
         out = self._forward(indices, len(support))
         logits = self._episode_logits(out.features)
         indices = indices.to(self.device)
-        terms = self._terms(out, logits, indices, number / self.epoch_steps)
+        terms = self._terms(out, logits, indices, number // self.epoch_steps)
         with torch.no_grad():
             losses = F.cross_entropy(logits, self._targets)
         return terms, {f"peer{m}": loss for m, loss in enumerate(losses)}

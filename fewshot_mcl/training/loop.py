@@ -13,6 +13,7 @@ from fewshot_mcl.config import Config
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.runs import Run, Tensors
+from fewshot_mcl.training.restore import load_state
 
 Results = dict[str, Result]
 
@@ -93,7 +94,7 @@ class Trainer:
             self.display.step(self.done, self.task.images_per_step / pace, pace * (self.config.episodes - self.done))
             validate = self.done % self.config.val_every == 0 or self.done == self.config.episodes
             if validate or self.done % self.config.log_every == 0:
-                self._log(self._validate() if validate else None)
+                self._log(validate)
             if validate:
                 self.save()
 
@@ -124,8 +125,11 @@ class Trainer:
             "Lower the learning rate (--lr) and start again."
         )
 
-    def _log(self, results: Results | None) -> None:
+    def _log(self, validate: bool) -> None:
         values = {name: total / self._summed for name, total in self._sums.items()}
+        self._sums, self._summed = {}, 0
+        self.display.losses(self.done, values)
+        results = self._validate() if validate else None
         row: dict[str, Any] = {"episode": self.done, "lr": learning_rate(self.config, self.done - 1), **values}
         networks = list(results or self._networks())
         for name in networks:
@@ -133,8 +137,6 @@ class Trainer:
             row[column] = results[name].mean if results else ""
             row[f"{column} ci95"] = results[name].ci95 if results else ""
         self.run.append_metrics(row)
-        self._sums, self._summed = {}, 0
-        self.display.losses(self.done, values)
 
     def _networks(self) -> list[str]:
         peers = [f"peer {m}" for m in range(self.config.peers)]
@@ -186,26 +188,3 @@ class Trainer:
         self.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
         self.done, self.best, self.seconds = state["episode"], state["best"], state["seconds"]
         self.run.keep_metrics_until(self.done)
-
-
-def load_state(module: nn.Module, tensors: Tensors, where: str) -> None:
-    """Load tensors into a module, all of them or none.
-
-    Raises:
-        UserError: if they belong to another network.
-    """
-    own = module.state_dict()
-    for name in tensors:
-        if name not in own:
-            raise UserError(
-                f"the checkpoint of {where} has '{name}' in excess: it belongs to another network or method."
-            )
-    for name, value in own.items():
-        if name not in tensors:
-            raise UserError(f"the checkpoint of {where} has no '{name}': it belongs to another network or method.")
-        if tensors[name].shape != value.shape:
-            raise UserError(
-                f"the checkpoint of {where} has '{name}' of shape {tuple(tensors[name].shape)}, this network "
-                f"{tuple(value.shape)}: it belongs to another network, number of classes or image size."
-            )
-    module.load_state_dict({name: tensors[name] for name in own})

@@ -5,9 +5,8 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
 from rich.console import Console
 
 from fewshot_mcl.config import Config
@@ -17,10 +16,12 @@ from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import Interrupted, UserError
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks.backbone import Backbone
+from fewshot_mcl.objectives.rkd import RkdD
 from fewshot_mcl.runs import Run, default_path
 from fewshot_mcl.training.display import LineDisplay, LiveDisplay
 from fewshot_mcl.training.episodic import EpisodicTask
-from fewshot_mcl.training.loop import Trainer, deployed, load_state
+from fewshot_mcl.training.loop import Trainer, deployed
+from fewshot_mcl.training.restore import load_state, pick_device, teacher_features
 
 FINAL_EPISODES = 600  # of the closing figure on the validation split
 
@@ -33,23 +34,6 @@ class Outcome:
     results: dict[str, Result]
     best_episode: int
     seconds: float
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the first GPU, or the CPU.
-
-    Raises:
-        UserError: if there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError) as error:
-        first = next(iter(str(error).splitlines()), "")[:120]
-        raise UserError(f"device '{name}' cannot be used here ({first}). Use cpu, or auto.") from error
-    return device
 
 
 def train(config: Config, out: Path | None, resume: bool, console: Console) -> Outcome:
@@ -68,6 +52,8 @@ def train(config: Config, out: Path | None, resume: bool, console: Console) -> O
         device = pick_device(config.device)
         stores, notes = _load(config)
         task = EpisodicTask(config, stores["train"], stores["val"], device)
+        if task.objective.needs_teacher:
+            cast(RkdD, task.objective).set_teacher(teacher_features(config, stores["train"], device))
         data = {split: describe(store) for split, store in stores.items()}
         data["train"] |= {"mean": task.mean.tolist(), "std": task.std.tolist()}
         run = _open(out, data) if resume and out else Run.create(out or default_path(config), config, data)

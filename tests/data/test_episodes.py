@@ -107,5 +107,5 @@ def test_what_cannot_be_drawn_is_named_with_what_would_work(changes: dict[str, i
 
 def test_the_smallest_class_is_the_one_named() -> None:
     labels = torch.tensor([0] * 9 + [1] * 3 + [2] * 1)
-    with pytest.raises(UserError, match="class '2' has 1 image; .* 1 more class.*add images"):
+    with pytest.raises(UserError, match=r"class '2' has 1 image; .* 1 more class.*add images"):
         EpisodeSampler(labels, way=2, shot=1, query=4)

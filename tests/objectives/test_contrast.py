@@ -45,7 +45,9 @@ def example(peers: int = 3, rows: int = 24, batch: int = 4, dim: int = 5, count:
 
 @pytest.mark.parametrize("positive", ["bank", "live", "live-grad"])
 @pytest.mark.parametrize("normaliser", ["batch", "full", "fixed"])
-@pytest.mark.parametrize("count", [1, 6, 30])  # few beside the 400 rows (gathered) and many (picked from the whole product)
+@pytest.mark.parametrize(
+    "count", [1, 6, 30]
+)  # few beside the 400 rows (gathered) and many (picked from the whole product)
 @pytest.mark.parametrize("rows", [24, 400])
 @pytest.mark.parametrize("chunk", [1, 1 << 25])
 def test_equals_the_slow_form(

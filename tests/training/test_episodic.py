@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fewshot_mcl.config import Config, resolve
 from fewshot_mcl.data import ImageOptions, ImageStore, open_source
 from fewshot_mcl.data.sources import ForbiddenSplitError, training_only
+from fewshot_mcl.errors import UserError
 from fewshot_mcl.objectives import METHODS
 from fewshot_mcl.training.episodic import EpisodicTask, channel_statistics
 from fewshot_mcl.training.loop import learning_rate
@@ -29,25 +30,55 @@ def task(**options: Any) -> EpisodicTask:
     return EpisodicTask(resolve(None, {}, settings), store("train"), store("val", 4), torch.device("cpu"))
 
 
+# What each method adds to the class loss: from logits, and from features.
+TERMS = {
+    "baseline": ((), ()), "dml": (("kl",), ()), "cl-ilr": (("kl",), ()), "one": (("gated_ce", "kl"), ()),
+    "okddip": (("kl", "leader_kl"), ()), "mcl": ((), ("contrast",)), "mcl-okd": (("kl",), ("contrast",)),
+    "rkd-d": ((), ("distance",)), "rkd-da": ((), ("distance", "angle")),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kl_source", ["episode", "aux", "none"])
 @pytest.mark.parametrize("joint_forward", ["true", "false"])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_one_step_of_everything(method: str, kl_source: str, joint_forward: str, metric: str) -> None:
-    extra = {"objective.num_negatives": 5} if method != "baseline" else {}
-    t = task(method=method, kl_source=kl_source, joint_forward=joint_forward, metric=metric, **extra)
+    extra = {"objective.num_negatives": 5} if method.startswith("mcl") else {}
+    t = task(method=method, peers=3, kl_source=kl_source, joint_forward=joint_forward, metric=metric, **extra)
+    if t.objective.needs_teacher:
+        t.objective.set_teacher(torch.randn(48, 7))
+    if method in ("one", "okddip") and kl_source == "episode":
+        with pytest.raises(UserError, match="kl_source=aux"):
+            t.step(3)
+        return
     terms, figures = t.step(3)
-    expected = {"ce", "total"}
-    expected |= {"contrast"} if method != "baseline" else set()
-    expected |= {"kl"} if method == "mcl-okd" and kl_source == "episode" else set()
-    expected |= {"aux_ce"} if kl_source == "aux" else set()
-    expected |= {"aux_kl"} if method == "mcl-okd" and kl_source == "aux" else set()
+    of_logits, of_features = TERMS[method]
+    expected = {"ce", "total", *of_features}
+    expected |= set(of_logits) if kl_source == "episode" else set()
+    expected |= {"aux_ce", *(f"aux_{name}" for name in of_logits)} if kl_source == "aux" else set()
     assert set(terms) == expected
-    assert list(figures) == ["peer0", "peer1"]
-    torch.testing.assert_close(sum(figures.values()), terms["ce"].detach())
+    assert list(figures) == ["peer0", "peer1", "peer2"]
+    weight = 0.5 if method == "cl-ilr" and kl_source == "episode" else 1
+    torch.testing.assert_close(weight * sum(figures.values()), terms["ce"].detach())
     terms["total"].backward()
     missing = [name for name, p in t.modules().named_parameters() if p.grad is None]
-    assert missing == []
+    assert kl_source == "none" or missing == []
+    assert not [name for name in missing if name.startswith("peers.")]
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("baseline", (1, "episode", "last-two")), ("rkd-da", (1, "episode", "last-two")),
+        ("mcl-okd", (4, "episode", "last-two")), ("dml", (4, "aux", "last-two")), ("okddip", (4, "aux", "last-two")),
+        ("cl-ilr", (4, "aux", "paper-code")),
+    ],
+)  # fmt: skip
+def test_a_method_brings_its_own_defaults_and_the_user_prevails(method: str, expected: tuple[int, str, str]) -> None:
+    config = resolve(None, {"method": method})
+    assert (config.peers, config.kl_source, config.share) == expected
+    config = resolve(None, {"method": method, "peers": 3}, ["kl_source=none", "share=none"])
+    assert (config.peers, config.kl_source, config.share) == (3, "none", "none")
 
 
 def test_the_class_loss_is_the_obvious_one() -> None:

@@ -1,0 +1,133 @@
+"""Networks from a configuration, from a checkpoint, and from the deployed file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_mcl import draws
+from fewshot_mcl.config import Config
+from fewshot_mcl.data.store import ImageStore
+from fewshot_mcl.errors import UserError
+from fewshot_mcl.evaluation.fewshot import embed
+from fewshot_mcl.networks import create_backbone
+from fewshot_mcl.networks.backbone import Backbone
+from fewshot_mcl.networks.peers import PeerNetwork
+from fewshot_mcl.runs import Run, Tensors
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the first GPU, or the CPU.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        first = next(iter(str(error).splitlines()), "")[:120]
+        raise UserError(f"device '{name}' cannot be used here ({first}). Use cpu, or auto.") from error
+    return device
+
+
+def build_peers(config: Config, channels: int, image_size: int, num_classes: int) -> PeerNetwork:
+    """The peers of a configuration, initialised from its seed. `num_classes` are the training classes."""
+    with draws.seeded(config.seed, "peers"):
+        peers = PeerNetwork(
+            config.backbone,
+            config.peers,
+            num_classes if config.auxiliary_weight else None,
+            config.share,
+            config.method,
+            in_channels=channels,
+            image_size=image_size,
+        )
+        if config.bn_init == "uniform":
+            for module in peers.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    nn.init.uniform_(module.weight)
+    return peers.to(memory_format=torch.channels_last)
+
+
+def load_peers(run: Run, checkpoint: str, device: torch.device) -> tuple[PeerNetwork, dict[str, Any]]:
+    """The peers of a run as a checkpoint left them, and the checkpoint's state.
+
+    Raises:
+        UserError: if the checkpoint is missing, damaged, or of another network than the run's configuration names.
+    """
+    tensors, state = run.load_checkpoint(checkpoint)
+    data = run.data("train")
+    peers = build_peers(run.config, data["channels"], data["image_size"][0], len(data["classes"]))
+    own = {name.removeprefix("peers."): value for name, value in tensors.items() if name.startswith("peers.")}
+    load_state(peers, own, str(run.path))
+    return peers.to(device), state
+
+
+def load_deployed(run: Run) -> tuple[Backbone, dict[str, Any]]:
+    """The deployed network of a finished run, in evaluation mode, and what model.json says of it.
+
+    It takes images (B, C, H, W) as `evaluation.fewshot.normalise` makes them with the card's `mean` and `std`.
+
+    Raises:
+        UserError: if the run is not finished, or a file is damaged.
+    """
+    tensors, card = run.load_model()
+    network = create_backbone(card["backbone"], in_channels=card["in_channels"], image_size=card["image_size"])
+    load_state(network, tensors, str(run.path))
+    return network.eval().to(memory_format=torch.channels_last), card
+
+
+def teacher_features(config: Config, store: ImageStore, device: torch.device) -> Tensor:
+    """(N, D) features that the deployed network of the run `config.teacher` makes of the training images.
+
+    Raises:
+        UserError: if no teacher is named, or it was trained on other classes or images of another shape.
+    """
+    if config.teacher is None:
+        raise UserError(
+            f"method '{config.method}' learns from a trained network: name its run directory, --teacher RUN."
+        )
+    run = Run.open(Path(config.teacher))
+    network, card = load_deployed(run)
+    if (card["in_channels"], card["image_size"]) != store.shape[:2]:
+        size, channels = card["image_size"], card["in_channels"]
+        raise UserError(
+            f"the teacher {run.path} takes images of {size}x{size}x{channels}, not {store.shape[1]}x{store.shape[2]}x"
+            f"{store.shape[0]}: use --image-size {size} --color {'grey' if channels == 1 else 'rgb'}, or another teacher."
+        )
+    if foreign := sorted(set(run.data("train")["classes"]) - set(store.class_names)):
+        raise UserError(
+            f"the teacher {run.path} was trained on {len(foreign)} classes that are not training classes here ({foreign[0]}, "
+            "...): what it knows of them would leak. Use a teacher trained on the same data."
+        )
+    mean, std = (torch.tensor(card[name], device=device) for name in ("mean", "std"))
+    return embed(network.to(device), store, mean, std)
+
+
+def load_state(module: nn.Module, tensors: Tensors, where: str) -> None:
+    """Load tensors into a module, all of them or none.
+
+    Raises:
+        UserError: if they belong to another network.
+    """
+    own = module.state_dict()
+    for name in tensors:
+        if name not in own:
+            raise UserError(
+                f"the checkpoint of {where} has '{name}' in excess: it belongs to another network or method."
+            )
+    for name, value in own.items():
+        if name not in tensors:
+            raise UserError(f"the checkpoint of {where} has no '{name}': it belongs to another network or method.")
+        if tensors[name].shape != value.shape:
+            raise UserError(
+                f"the checkpoint of {where} has '{name}' of shape {tuple(tensors[name].shape)}, this network "
+                f"{tuple(value.shape)}: it belongs to another network, number of classes or image size."
+            )
+    module.load_state_dict({name: tensors[name] for name in own})
