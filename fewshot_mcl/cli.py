@@ -18,7 +18,7 @@ from fewshot_mcl.data.names import printable
 from fewshot_mcl.errors import Interrupted, UserError, unknown
 from fewshot_mcl.networks import BACKBONES
 from fewshot_mcl.objectives import METHODS
-from fewshot_mcl.resources import resource_dir
+from fewshot_mcl.resources import program, resource_dir
 
 if TYPE_CHECKING:
     from fewshot_mcl.training.session import Outcome
@@ -195,7 +195,7 @@ def _print_outcome(outcome: Outcome) -> None:
         f"{first.episodes} episodes not used for choosing it, mean ± 95% interval:",
         *(f"  {network_label(name, config.peers):<18} {percent(r)} %" for name, r in outcome.results.items()),
         "Next, on the test split (classes that training has not seen and did not choose by):",
-        f"  fewshot-mcl evaluate {shlex.quote(str(run))}",
+        f"  {program()} evaluate {shlex.quote(str(run))}",
     )
 
 
@@ -304,4 +304,4 @@ def data_convert(
 
     for path in convert(data, root, out, _image_options(image_size, color, resize, on_bad_image)):
         _print_lines(f"written {path}")
-    _print_lines(f"Use it with: fewshot-mcl train --data {shlex.quote(str(out))}")
+    _print_lines(f"Use it with: {program()} train --data {shlex.quote(str(out))}")

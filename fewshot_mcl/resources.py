@@ -1,9 +1,15 @@
-"""Where the text files that ship with the toolkit lie."""
+"""Where the text files that ship with the toolkit lie, and how it is called."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
+
+
+def program() -> str:
+    """What to type to run this program as it was run: `uv run` does not put it on the path."""
+    return "uv run fewshot-mcl" if "UV_RUN_RECURSION_DEPTH" in os.environ else "fewshot-mcl"
 
 
 def resource_dir(kind: Literal["splits", "configs"]) -> Path:

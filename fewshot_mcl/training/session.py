@@ -17,6 +17,7 @@ from fewshot_mcl.errors import Interrupted, UserError
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks.backbone import Backbone
 from fewshot_mcl.objectives.rkd import RkdD
+from fewshot_mcl.resources import program
 from fewshot_mcl.runs import Run, default_path
 from fewshot_mcl.training.display import LineDisplay, LiveDisplay
 from fewshot_mcl.training.episodic import EpisodicTask
@@ -81,7 +82,7 @@ def _left(run: Run, done: int) -> str:
     if not (run.path / "checkpoints" / "last.json").exists():
         return f"stopped after episode {done}, before the first checkpoint (val_every): {run.path} cannot be resumed."
     episode = run.read_json("checkpoints/last.json", "episode")["episode"]
-    again = f"fewshot-mcl train --out {shlex.quote(str(run.path))} --resume"
+    again = f"{program()} train --out {shlex.quote(str(run.path))} --resume"
     return f"stopped after episode {done}; the checkpoint of episode {episode} is safe. Continue with: {again}"
 
 

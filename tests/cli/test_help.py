@@ -14,6 +14,7 @@ from fewshot_mcl.cli import RECIPE
 from fewshot_mcl.config import Config, recipes
 from fewshot_mcl.networks import BACKBONES
 from fewshot_mcl.objectives import METHODS
+from fewshot_mcl.resources import program
 
 HEAVY = ("torch", "numpy", "scipy", "PIL")
 OPTIONS = shlex.split(
@@ -64,7 +65,7 @@ def test_train_help_names_all_that_there_is(cli) -> None:
 
 def test_the_default_recipe_names_every_key(cli) -> None:
     saved = tomllib.loads(recipes()["default"].read_text(encoding="utf-8"))
-    optional = {"root", "image_size", "aux_weight", "out"}
+    optional = {"root", "image_size", "aux_weight", "teacher", "out"}
     assert set(Config.model_fields) - optional == set(saved)
 
 
@@ -74,3 +75,10 @@ def test_evaluate_help(cli) -> None:
         assert name in text
     assert "[default: 600]" in text
     assert "[default: (1 and 5)]" in text
+
+
+def test_the_next_command_is_one_that_works_where_this_one_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+    assert program() == "fewshot-mcl"
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    assert program() == "uv run fewshot-mcl"
