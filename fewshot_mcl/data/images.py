@@ -10,6 +10,7 @@ that has the size already keeps its pixels untouched.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -76,6 +77,8 @@ def read_image(path: Path, at_least: int | None = None) -> Image.Image:
         raise BadImage(f"more than the {MAX_PIXELS // 1_000_000} million pixels allowed") from None
     except UnidentifiedImageError:
         raise BadImage(_why_unidentified(path)) from None
+    except FileNotFoundError:
+        raise BadImage("a link to a file that is not there") from None
     except Exception as error:  # on hostile files the decoders raise nearly every kind of exception
         raise BadImage(printable(f"damaged ({error})")[:200]) from error
 
@@ -149,7 +152,8 @@ def in_threads(function: Callable[[int], Result], count: int, chunk: int = 64) -
     def run(start: int) -> list[Result]:
         return [function(i) for i in range(start, min(start + chunk, count))]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below Pillow's
         return [result for results in pool.map(run, range(0, count, chunk)) for result in results]
 
 

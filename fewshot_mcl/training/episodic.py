@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import torch
@@ -117,12 +118,10 @@ def _sampler(store: ImageStore, way: int, shot: int, query: int, seed: int, purp
     try:
         return EpisodeSampler(store.labels, way=way, shot=shot, query=query, seed=seed, class_names=store.class_names)
     except UserError as error:
-        option = (
-            ""
-            if purpose == "training"
-            else " (for validation the keys are val_way, val_shot, val_query: --set val_query=...)"
-        )
-        raise UserError(f"{purpose} episodes: {error}{option}") from error
+        advice = str(error)
+        if purpose == "validation":  # its settings have no options of their own
+            advice = re.sub(r"--(way|shot|query) ", r"--set val_\1=", advice)
+        raise UserError(f"{purpose} episodes: {advice}") from error
 
 
 def channel_statistics(store: ImageStore) -> tuple[Tensor, Tensor]:

@@ -516,3 +516,8 @@ def test_nasty_names_are_printed_safely(cli, tmp_path: Path, monkeypatch: pytest
 def test_a_path_that_is_no_text(cli, tmp_path: Path) -> None:
     root = split_folders(tmp_path / "pict\udcffures", 3)
     bad(cli("train", "--data", root, *TINY), "data", "unicode")
+
+
+def test_advice_on_validation_names_its_own_settings(cli, data: Path, tmp_path: Path) -> None:
+    answer = cli("train", "--data", data, *TINY, "--set", "val_way=9", "--out", tmp_path / "new")
+    bad(answer, "validation episodes", "--set val_way=3 or fewer")
