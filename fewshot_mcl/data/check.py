@@ -10,7 +10,7 @@ from pathlib import Path
 from fewshot_mcl.data.folder import FolderSource
 from fewshot_mcl.data.images import BadImage, in_threads, read_image
 from fewshot_mcl.data.mini_imagenet import IMAGES_PER_CLASS, MiniImageNet
-from fewshot_mcl.data.names import printable
+from fewshot_mcl.data.names import first_few, printable
 from fewshot_mcl.data.packed import write_packed
 from fewshot_mcl.data.sources import ImageOptions, Source, find_source, open_source
 from fewshot_mcl.errors import UserError
@@ -168,7 +168,8 @@ def _judge_counts(source: Source, split: str, counts: dict[str, int], report: Re
 
 
 def _find_duplicates(found: dict[str, list[_Image]], report: Report) -> None:
-    """Images of equal content; across splits they give the answer away."""
+    """Images of equal content. Across splits they give the answer away; within one they only weigh double."""
+    twins: dict[str, list[str]] = {}
     first: dict[bytes, tuple[str, _Image]] = {}
     for split, images in found.items():
         for image in images:
@@ -176,4 +177,6 @@ def _find_duplicates(found: dict[str, list[_Image]], report: Report) -> None:
             if home != split:
                 report.add("same image in two splits", f"{home} {twin.name} = {split} {image.name}")
             elif twin is not image:
-                report.add("same image twice in a split", f"{split} {twin.name} = {image.name}")
+                twins.setdefault(split, []).append(f"{twin.name} = {image.name}")
+    for split, pairs in twins.items():
+        report.notes += (f"{split}: {len(pairs)} image(s) occur twice: {first_few(pairs)}",)
