@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.networks import PeerOutputs
+from fewshot_mcl.objectives import functional as F
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Setting:
 
 
 class Objective(nn.Module):
-    """A method. A subclass adds to `logit_terms` what it makes of logits, and to `feature_terms` what it makes of features.
+    """A method. A subclass adds to `logit_terms` what it makes of logits beside labels, and to `feature_terms` what it
+    makes of features.
 
     It owns its parameters and buffers (heads, banks, gates) and knows nothing of backbones, data or the loop. The two
     kinds of terms are apart because on an episode they see different things: logits belong to queries (or to an
@@ -56,8 +58,9 @@ class Objective(nn.Module):
         self.setting = setting
 
     def logit_terms(self, out: PeerOutputs, targets: Tensor, epoch: float) -> dict[str, Tensor]:
-        """Weighted terms of logits (M, B', C) and targets (B',)."""
-        raise NotImplementedError  # pragma: no cover (every method defines it)
+        """Weighted terms of logits (M, B', C) and targets (B',): by default the sum over peers of the cross entropy (eq. 2)."""
+        assert out.logits is not None
+        return {"ce": F.cross_entropy(out.logits, targets).sum()}
 
     def feature_terms(self, out: PeerOutputs, indices: Tensor | None) -> dict[str, Tensor]:
         """Weighted terms of features (M, B, D) and the images' indices (B,) in the training set."""

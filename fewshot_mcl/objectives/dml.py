@@ -8,11 +8,10 @@ from torch import Tensor
 
 from fewshot_mcl.networks import PeerOutputs
 from fewshot_mcl.objectives import functional as F
-from fewshot_mcl.objectives.base import Setting
-from fewshot_mcl.objectives.baseline import Baseline
+from fewshot_mcl.objectives.base import Objective, Setting
 
 
-class Dml(Baseline):
+class Dml(Objective):
     """Cross entropies + T^2 KL(peer j || peer i), summed over ordered pairs i != j and divided by M - 1.
 
     Args:
@@ -22,7 +21,6 @@ class Dml(Baseline):
         detach_teacher: whether a partner is a constant for the gradient.
     """
 
-    least_peers = 2
     defaults: ClassVar[dict[str, Any]] = {"kl_source": "aux"}
 
     def __init__(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
 from fewshot_mcl.networks import PeerOutputs
-from fewshot_mcl.objectives.base import Setting
-from fewshot_mcl.objectives.baseline import Baseline
+from fewshot_mcl.objectives.base import Objective, Setting
 from fewshot_mcl.objectives.contrast import MultiViewContrast
 
 
-class Mcl(Baseline):
+class Mcl(Objective):
     """Sum of cross entropies + beta * sum over ordered pairs of the contrast (eqs. 2 and 8).
 
     Args:
@@ -20,9 +19,6 @@ class Mcl(Baseline):
         beta: weight of the contrast; 0 leaves it out altogether.
         **contrast: options of `MultiViewContrast`.
     """
-
-    least_peers = 2
-    defaults: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, setting: Setting, *, beta: float = 0.025, **contrast: Any) -> None:
         super().__init__(setting)

@@ -13,98 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from fewshot_mcl.objectives.candidates import Candidates, Gathered, Picked, Whole
 
 Positive = Literal["bank", "live", "live-grad"]
 Normaliser = Literal["batch", "full", "fixed"]
 CHUNK_BYTES = 1 << 25  # working memory for one chunk of images: larger chunks fall out of the cache and are slower
 
 
-class _Negatives(Protocol):
-    """Where the negatives' scores come from. `rows` is a slice of the batch, `anchors` (A, n, D)."""
-
-    count: int  # K
-    bytes_per_anchor: int
-
-    def scores(self, anchors: Tensor, bank: Tensor, rows: slice) -> Tensor:
-        """(A, n, R) inner products with R candidate rows of the bank."""
-        ...
-
-    def weights(self, rows: slice) -> Tensor | None:
-        """(n, R) how often each candidate counts; None for once each."""
-        ...
-
-    def combine(self, gradient: Tensor, bank: Tensor, rows: slice) -> Tensor:
-        """(A, n, R) gradient at the scores -> (A, n, D) gradient at the anchors."""
-        ...
-
-
-class _Gathered:
-    """Given ids, their rows fetched from the bank: best for few negatives."""
-
-    def __init__(self, ids: Tensor, dim: int, itemsize: int) -> None:
-        self.ids, self.count = ids, ids.shape[1]
-        self.bytes_per_anchor = self.count * dim * itemsize
-
-    def _rows(self, bank: Tensor, rows: slice) -> Tensor:
-        ids = self.ids[rows]
-        return bank.index_select(0, ids.reshape(-1)).view(*ids.shape, -1)
-
-    def scores(self, anchors: Tensor, bank: Tensor, rows: slice) -> Tensor:
-        return torch.einsum("and,nrd->anr", anchors, self._rows(bank, rows))
-
-    def weights(self, rows: slice) -> None:
-        return None
-
-    def combine(self, gradient: Tensor, bank: Tensor, rows: slice) -> Tensor:
-        return torch.einsum("anr,nrd->and", gradient, self._rows(bank, rows))
-
-
-class _Picked:
-    """Given ids, picked from the product with the whole bank: best where the ids are many beside the bank's rows."""
-
-    def __init__(self, ids: Tensor, bank_rows: int, itemsize: int) -> None:
-        self.ids, self.count = ids, ids.shape[1]
-        self.bytes_per_anchor = (bank_rows + self.count) * itemsize
-
-    def scores(self, anchors: Tensor, bank: Tensor, rows: slice) -> Tensor:
-        return (anchors @ bank.T).gather(-1, self.ids[rows].expand(len(anchors), -1, -1))
-
-    def weights(self, rows: slice) -> None:
-        return None
-
-    def combine(self, gradient: Tensor, bank: Tensor, rows: slice) -> Tensor:
-        dense = gradient.new_zeros(*gradient.shape[:2], len(bank))
-        return dense.scatter_add_(-1, self.ids[rows].expand(len(gradient), -1, -1), gradient) @ bank
-
-
-class _Whole:
-    """Every row of another class, each counted K / (number of such rows) times: the expectation over the draws of K negatives."""
-
-    def __init__(self, allowed: Tensor, count: int, dtype: torch.dtype) -> None:
-        self.allowed, self.count = allowed, count
-        self.share = count / allowed.sum(1, keepdim=True).to(dtype)
-        self.bytes_per_anchor = allowed.shape[1] * dtype.itemsize
-
-    def scores(self, anchors: Tensor, bank: Tensor, rows: slice) -> Tensor:
-        return anchors @ bank.T
-
-    def weights(self, rows: slice) -> Tensor:
-        return self.allowed[rows] * self.share[rows]
-
-    def combine(self, gradient: Tensor, bank: Tensor, rows: slice) -> Tensor:
-        return gradient @ bank
-
-
 @dataclass(frozen=True)
 class _Setting:
     """What all pairs of one step have in common."""
 
-    negatives: _Negatives
+    negatives: Candidates
     positives: Tensor
     temperature: float
     eps: float
@@ -214,12 +140,12 @@ class _Contrast(torch.autograd.Function):
         return gradient, None, None
 
 
-def _given(embeddings: Tensor, banks: Tensor, ids: Tensor) -> _Negatives:
+def _given(embeddings: Tensor, banks: Tensor, ids: Tensor) -> Candidates:
     """Gather few ids; for many (a twelfth of the bank's rows, measured) one matrix product with the whole bank is cheaper."""
     itemsize, (_, rows, dim) = banks.element_size(), banks.shape
     if ids.shape[1] * 12 < rows:
-        return _Gathered(ids, dim, itemsize)
-    return _Picked(ids, rows, itemsize)
+        return Gathered(ids, dim, itemsize)
+    return Picked(ids, rows, itemsize)
 
 
 def contrast_pairs(
@@ -267,7 +193,7 @@ def contrast_pairs(
         else:
             assert allowed is not None
             assert count is not None
-            candidates = _Whole(allowed, count, banks.dtype)
+            candidates = Whole(allowed, count, banks.dtype)
         setting = _Setting(candidates, positives, temperature, eps, positive, normaliser, fixed)
         return _Contrast.apply(embeddings, banks, setting)
 

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from fewshot_mcl.networks import PeerOutputs
 from fewshot_mcl.objectives import functional as F
-from fewshot_mcl.objectives.base import Setting
-from fewshot_mcl.objectives.baseline import Baseline
+from fewshot_mcl.objectives.base import Objective, Setting
 from fewshot_mcl.objectives.one import check_same_images
 
 
-class OkdDip(Baseline):
+class OkdDip(Objective):
     """Cross entropies + w(epoch) (sum of T^2 KL(target || auxiliary) + T^2 KL(mean of auxiliaries || leader)).
 
     Peers 0..M-2 are auxiliaries, M-1 is the leader. An auxiliary's target is the sum of all auxiliaries' logits, its

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.networks import PeerOutputs
 from fewshot_mcl.objectives import functional as F
-from fewshot_mcl.objectives.base import Setting
-from fewshot_mcl.objectives.baseline import Baseline
+from fewshot_mcl.objectives.base import Objective, Setting
 
 
-class One(Baseline):
+class One(Objective):
     """Cross entropies of the peers and of the gated logits + T^2 KL(gated logits || peer), summed over peers.
 
     The gate reads the shared trunk's output. Where nothing is shared it reads the mean of the peers' features, as
@@ -30,7 +29,6 @@ class One(Baseline):
             comparison's published code; the original has 80).
     """
 
-    least_peers = 2
     defaults: ClassVar[dict[str, Any]] = {"kl_source": "aux"}
 
     def __init__(
