@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from typing import Any, Protocol
 
@@ -114,9 +115,11 @@ class Trainer:
     def _diagnosis(self, number: int, terms: dict[str, Tensor], figures: dict[str, Tensor]) -> str:
         """Which terms, peers and parameters stopped being numbers, and what is still good."""
         bad = [name for name, value in terms.items() if name != "total" and not bool(torch.isfinite(value))]
-        peers = [name.removeprefix("peer") for name, value in figures.items() if not bool(torch.isfinite(value))]
+        peers = {name.removeprefix("peer") for name, value in figures.items() if not bool(torch.isfinite(value))}
         broken = [name for name, value in self.modules.named_parameters() if not bool(torch.isfinite(value).all())]
-        who = f" of peer {', '.join(peers)}" if peers else ""
+        for name in broken:  # what each peer has for itself lies in lists of these names
+            peers.update(re.findall(r"\b(?:heads|classifiers)\.(\d+)\.", name))
+        who = f" of peer {', '.join(sorted(peers))}" if peers else ""
         where = f" (first parameter: {broken[0]})" if broken else ""
         kept = self.run.path / "checkpoints" / "last.json"
         last = f"The last good checkpoint is kept: {kept}." if kept.exists() else "There was no checkpoint yet."

@@ -484,6 +484,18 @@ def test_the_peer_that_fails_is_named(peer: int, train, cli, tmp_path: Path, mon
     good(cli("evaluate", out, *PROTOCOL, "--checkpoint", "last"), "episode 2")
 
 
+def test_a_peer_whose_contrast_alone_fails_is_named(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = EpisodicTask.step
+
+    def broken(self: EpisodicTask, number: int):
+        if number == 1:
+            self.objective.contrast.heads[1].weight.data[0, 0] = float("nan")
+        return step(self, number)
+
+    monkeypatch.setattr(EpisodicTask, "step", broken)
+    bad(train("--out", tmp_path / "run"), "loss of episode 2 is not a number: term contrast of peer 1", "checkpoint")
+
+
 # Names that a terminal must not obey.
 
 NASTY = "[red]a\nb\x1b[31m\u202e\udcff"
