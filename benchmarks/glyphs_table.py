@@ -1,9 +1,11 @@
-"""The README's table: methods on the embedded glyphs at equal episodes, several seeds, the same test episodes for all.
+"""The README's tables: methods on the embedded glyphs at equal episodes, several seeds, the same test episodes for all.
 
-    uv run python benchmarks/glyphs_table.py --episodes 2400 --seeds 3 --jobs 2 --out /tmp/glyphs-2400
+    uv run python benchmarks/glyphs_table.py --episodes 2400 --seeds 3 --jobs 2 --out DIR
+    uv run python benchmarks/glyphs_table.py --rivals --episodes 600 --seeds 3 --jobs 2 --out DIR
 
-Each cell is `fewshot-mcl train` with the default recipe and the options of CELLS, on one thread; a cell that is finished is not
-trained again. Test: 600 episodes, 5-way, 15 queries, seed 0. Differences are paired by episode.
+The first takes MCL-OKD apart, the second sets it beside the rivals of the paper's Table 4. Each cell is
+`fewshot-mcl train` with the default recipe and the options below, on one thread; a cell that is finished is not trained
+again. Test: 600 episodes, 5-way, 15 queries, seed 0. Differences are paired by episode.
 """
 
 from __future__ import annotations
@@ -27,15 +29,26 @@ from fewshot_mcl.networks import create_backbone
 from fewshot_mcl.runs import Run
 from fewshot_mcl.training.episodic import channel_statistics
 
-CELLS = {
-    "Baseline (one network)": ["--method", "baseline"],
-    "four peers, neither (labels alone)": ["--method", "baseline", "--peers", "4"],
-    "four peers, contrast, no KL": ["--method", "mcl", "--peers", "4"],
-    "four peers, KL, no contrast": ["--method", "mcl-okd", "--set", "objective.beta=0"],
-    "MCL-OKD": ["--method", "mcl-okd"],
+BASELINE, OURS, ENSEMBLE = "Baseline (one network)", "MCL-OKD", ", ensemble of four"
+NEITHER, NO_KL, NO_CONTRAST = (
+    f"four peers, {what}" for what in ("neither (labels alone)", "contrast, no KL", "KL, no contrast")
+)
+ABLATION = {
+    BASELINE: ["--method", "baseline"],
+    NEITHER: ["--method", "baseline", "--peers", "4"],
+    NO_KL: ["--method", "mcl", "--peers", "4"],
+    NO_CONTRAST: ["--method", "mcl-okd", "--set", "objective.beta=0"],
+    OURS: ["--method", "mcl-okd"],
+}
+RIVALS = {
+    BASELINE: ["--method", "baseline"],
+    **{name: ["--method", name.lower()] for name in ("RKD-D", "RKD-DA", "DML", "CL-ILR", "ONE", "OKDDip")},
+    OURS: ["--method", "mcl-okd"],
 }
 SHOTS = (1, 5)
 Results = dict[int, Result]  # by shot
+Rows = dict[str, list[Results]]  # by name, then by seed
+Pairs = dict[str, tuple[str, str]]
 
 
 def train(options: list[str], seed: int, episodes: int, out: Path) -> None:
@@ -92,16 +105,37 @@ def difference(ours: list[Results], theirs: list[Results], shot: int) -> str:
     return f"{100 * mean.mean:+.2f} ± {100 * mean.ci95:.2f} ({each})"
 
 
-def table(rows: dict[str, list[Results]], minutes: dict[str, float], episodes: int, seeds: int, jobs: int) -> str:
+def ablation_pairs() -> Pairs:
+    """What the method gains, and what each part of it does."""
+    return {
+        "MCL-OKD, deployed peer - Baseline": (OURS, BASELINE),
+        "MCL-OKD, ensemble - Baseline": (OURS + ENSEMBLE, BASELINE),
+        "MCL-OKD - without the contrast (deployed peers)": (OURS, NO_CONTRAST),
+        "MCL-OKD - without the KL (deployed peers)": (OURS, NO_KL),
+        "MCL-OKD - without either (deployed peers)": (OURS, NEITHER),
+        "the same, ensembles: - without the contrast": (OURS + ENSEMBLE, NO_CONTRAST + ENSEMBLE),
+    }
+
+
+def rival_pairs(rows: Rows) -> Pairs:
+    """Every method against the baseline; MCL-OKD against every rival, and their ensembles."""
+    rivals = [name for name in RIVALS if name not in (BASELINE, OURS)]
+    pairs = {f"{name} - Baseline": (name, BASELINE) for name in [*rivals, OURS]}
+    pairs |= {f"MCL-OKD - {name}": (OURS, name) for name in rivals}
+    peers = [name for name in rivals if name + ENSEMBLE in rows]
+    return pairs | {f"ensembles: MCL-OKD - {name}": (OURS + ENSEMBLE, name + ENSEMBLE) for name in peers}
+
+
+def table(rows: Rows, pairs: Pairs, minutes: dict[str, float], args: argparse.Namespace) -> str:
     """The Markdown that goes into benchmarks/results/."""
     lines = [
-        f"# glyphs, {episodes} training episodes, {seeds} seeds",
+        f"# glyphs, {args.episodes} training episodes, {args.seeds} seeds",
         "",
-        f"fewshot-mcl {__version__}, torch {torch.__version__}, CPU, one thread a run, {jobs} at a time. Recipe: "
-        f"`configs/default.toml` with `--episodes {episodes}`. Test split: 128 classes of scripts not seen in training; 5-way, "
-        "15 queries, 600 episodes (seed 0), the same for every row. Accuracy in %, mean over training seeds ± 95% interval over "
-        "episodes (1.96 s / sqrt E, of the seeds' mean), and the deviation over seeds. Each run's best checkpoint by validation. "
-        "Network: the last peer, which is the one that is deployed, unless the row says ensemble.",
+        f"fewshot-mcl {__version__}, torch {torch.__version__}, CPU, one thread a run, {args.jobs} at a time. Recipe: "
+        f"`configs/default.toml` with `--episodes {args.episodes}`. Test split: 128 classes of scripts not seen in training; "
+        "5-way, 15 queries, 600 episodes (seed 0), the same for every row. Accuracy in %, mean over training seeds ± 95% "
+        "interval over episodes (1.96 s / sqrt E, of the seeds' mean), and the deviation over seeds. Each run's best checkpoint "
+        "by validation. Network: the last peer, which is the one that is deployed, unless the row says ensemble.",
         "",
         "| | 1-shot | 5-shot | training, min |",
         "|---|---|---|---|",
@@ -109,56 +143,55 @@ def table(rows: dict[str, list[Results]], minutes: dict[str, float], episodes: i
     for name, results in rows.items():
         time = f"{minutes[name]:.1f}" if name in minutes else ""
         lines.append(f"| {name} | {cell(results, 1)} | {cell(results, 5)} | {time} |")
-    lines += [
-        "",
-        "Paired differences (same seeds, same episodes; in brackets each seed's own):",
-        "",
-        "| | 1-shot | 5-shot |",
-    ]
-    lines += ["|---|---|---|"]
-    baseline = rows["Baseline (one network)"]
-    pairs = {
-        "MCL-OKD, deployed peer - Baseline": (rows["MCL-OKD"], baseline),
-        "MCL-OKD, ensemble - Baseline": (rows["MCL-OKD, ensemble of four"], baseline),
-        "MCL-OKD - without the contrast (deployed peers)": (rows["MCL-OKD"], rows["four peers, KL, no contrast"]),
-        "MCL-OKD - without the KL (deployed peers)": (rows["MCL-OKD"], rows["four peers, contrast, no KL"]),
-        "MCL-OKD - without either (deployed peers)": (rows["MCL-OKD"], rows["four peers, neither (labels alone)"]),
-        "the same, ensembles: - without the contrast": (
-            rows["MCL-OKD, ensemble of four"], rows["four peers, KL, no contrast, ensemble of four"]
-        ),
-    }  # fmt: skip
+    head = "Paired differences (same seeds, same episodes; in brackets each seed's own):"
+    lines += ["", head, "", "| | 1-shot | 5-shot |", "|---|---|---|"]
     for name, (ours, theirs) in pairs.items():
-        lines.append(f"| {name} | {difference(ours, theirs, 1)} | {difference(ours, theirs, 5)} |")
+        one, five = (difference(rows[ours], rows[theirs], shot) for shot in SHOTS)
+        lines.append(f"| {name} | {one} | {five} |")
     return "\n".join(lines) + "\n"
+
+
+def train_all(cells: dict[str, list[str]], args: argparse.Namespace) -> dict[str, list[Run]]:
+    """The finished runs by cell and seed. RKD learns from the baseline of its own seed, so baselines come first."""
+
+    def path(name: str, seed: int) -> Path:
+        return args.out / f"{'-'.join(cells[name][1:]).replace('--', '').replace('=', '')}-seed{seed}"
+
+    def start(item: tuple[str, int]) -> None:
+        name, seed = item
+        teacher = ["--teacher", str(path(BASELINE, seed))] if name.startswith("RKD") else []
+        train([*cells[name], *teacher], seed, args.episodes, path(name, seed))
+
+    seeds = range(args.seeds)
+    for names in ([BASELINE], [name for name in cells if name != BASELINE]):
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(start, [(name, seed) for seed in seeds for name in names]))
+    return {name: [Run.open(path(name, seed)) for seed in seeds] for name in cells}
 
 
 def main() -> None:
     """Train what is missing, evaluate everything, print and save the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--rivals", action="store_true", help="the methods of the paper's Table 4 instead of the ablation"
+    )
     parser.add_argument("--episodes", type=int, default=2400)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run directories")
     args = parser.parse_args()
-    runs = {
-        (name, seed): args.out / f"{'-'.join(options[1:]).replace('--', '')}-seed{seed}".replace("=", "")
-        for seed in range(args.seeds)
-        for name, options in CELLS.items()
-    }
-    with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda item: train(CELLS[item[0][0]], item[0][1], args.episodes, item[1]), runs.items()))
     rows, minutes = untrained(), {}
-    for name in CELLS:
-        of_cell = [Run.open(runs[name, seed]) for seed in range(args.seeds)]
-        found = [evaluate(run) for run in of_cell]
+    for name, runs in train_all(RIVALS if args.rivals else ABLATION, args).items():
+        found = [evaluate(run) for run in runs]
         rows[name] = [f["deployed"] for f in found]
         if "ensemble" in found[0]:
-            rows[f"{name}, ensemble of four"] = [f["ensemble"] for f in found]
-        seconds = [json.loads((run.path / "checkpoints/last.json").read_text())["seconds"] for run in of_cell]
+            rows[name + ENSEMBLE] = [f["ensemble"] for f in found]
+        seconds = [json.loads((run.path / "checkpoints/last.json").read_text())["seconds"] for run in runs]
         minutes[name] = sum(seconds) / len(seconds) / 60
-    text = table(rows, minutes, args.episodes, args.seeds, args.jobs)
+    text = table(rows, rival_pairs(rows) if args.rivals else ablation_pairs(), minutes, args)
     print(text)
-    (Path(__file__).parent / "results" / f"glyphs-{args.episodes}.md").write_text(text)
+    name = f"glyphs-{'rivals-' if args.rivals else ''}{args.episodes}.md"
+    (Path(__file__).parent / "results" / name).write_text(text)
 
 
 if __name__ == "__main__":
