@@ -38,13 +38,14 @@ def create_objective(
     stem_dim: int | None = None,
     labels: Tensor | None = None,
     seed: int = 0,
+    feature_channels: int | None = None,
     **options: Any,
 ) -> Objective:
     """The objective of a method.
 
     Args:
         method: one of `METHODS`.
-        num_peers, num_classes, feature_dim, stem_dim, labels, seed: see `objectives.base.Setting`.
+        num_peers, num_classes, feature_dim, stem_dim, labels, seed, feature_channels: see `objectives.base.Setting`.
         **options: the method's own, see its class.
 
     Raises:
@@ -60,7 +61,7 @@ def create_objective(
                 if valid
                 else UserError(f"method '{method}' has no options.")
             )
-    return cls(Setting(num_peers, num_classes, feature_dim, stem_dim, labels, seed), **options)
+    return cls(Setting(num_peers, num_classes, feature_dim, stem_dim, labels, seed, feature_channels), **options)
 
 
 def options_of(method: str) -> dict[str, inspect.Parameter]:

@@ -25,6 +25,7 @@ class Setting:
         stem_dim: width of the shared trunk's output, None where nothing is shared.
         labels: (N,) label of every training image; an image's index in here is its row in a memory bank.
         seed: of every draw.
+        feature_channels: channels of the last feature map; None where features are not flattened maps.
     """
 
     num_peers: int
@@ -33,6 +34,7 @@ class Setting:
     stem_dim: int | None
     labels: torch.Tensor | None
     seed: int
+    feature_channels: int | None = None
 
 
 class Objective(nn.Module):

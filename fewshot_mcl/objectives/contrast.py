@@ -37,6 +37,8 @@ class MultiViewContrast(nn.Module):
         positive, normaliser: see `multi_view.contrast_pairs`; "fixed" keeps the normalisers of the first batch.
         eps: in both denominators of eq. 8; the published code has it, the paper has not.
         bank_momentum: weight of the old row in an update.
+        contrast_feature: "flat" contrasts the feature as it is, "gap" the average over positions of a flattened map (on
+            Conv4, 64 numbers instead of 1600).
         bank_init: "uniform" rows of expected norm 1, as published, or "unit" rows of norm 1.
 
     Raises:
@@ -64,6 +66,7 @@ class MultiViewContrast(nn.Module):
         eps: float = 1e-7,
         bank_momentum: float = 0.5,
         bank_init: Literal["uniform", "unit"] = "uniform",
+        contrast_feature: Literal["flat", "gap"] = "flat",
     ) -> None:
         super().__init__()
         assert setting.labels is not None, "the contrast needs the labels of the training images"
@@ -80,7 +83,9 @@ class MultiViewContrast(nn.Module):
             normaliser,
         )
         peers, rows = setting.num_peers, len(setting.labels)
-        self.heads = nn.ModuleList(nn.Linear(setting.feature_dim, embedding_dim) for _ in range(peers))
+        self.channels = setting.feature_channels if contrast_feature == "gap" else None
+        width = self.channels or setting.feature_dim
+        self.heads = nn.ModuleList(nn.Linear(width, embedding_dim) for _ in range(peers))
         bound = math.sqrt(3 / embedding_dim)
         banks = torch.empty(peers, rows, embedding_dim).uniform_(
             -bound, bound, generator=draws.generator(setting.seed, "banks")
@@ -117,6 +122,8 @@ class MultiViewContrast(nn.Module):
 
     def embed(self, features: Tensor) -> Tensor:
         """Features (M, B, D') -> unit embeddings (M, B, D)."""
+        if self.channels:
+            features = features.unflatten(-1, (self.channels, -1)).mean(-1)
         return nnf.normalize(torch.stack([head(f) for head, f in zip(self.heads, features)]), dim=-1, eps=1e-12)
 
     def forward(self, features: Tensor, indices: Tensor, negatives: Tensor | None = None) -> Tensor:

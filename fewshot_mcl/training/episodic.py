@@ -49,6 +49,7 @@ class EpisodicTask:
                 stem_dim=self.peers.stem_dim,
                 labels=train.labels,
                 seed=config.seed,
+                feature_channels=self.peers.stage_channels[-1],
                 **config.objective,
             ).to(device)
         self.mean, self.std = (statistic.to(device) for statistic in channel_statistics(train))

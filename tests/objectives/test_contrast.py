@@ -204,6 +204,16 @@ def test_bank_init() -> None:
     torch.testing.assert_close(module(labels, bank_init="unit").banks.norm(dim=-1), torch.ones(2, 4000))
 
 
+def test_the_contrast_may_read_the_average_of_a_map() -> None:
+    maps = torch.randn(2, 3, 6, 5, 5)  # six channels
+    options = {"num_peers": 2, "num_classes": 2, "labels": torch.arange(20) % 4, "seed": 3, "num_negatives": 3}
+    flat = create_objective("mcl", feature_dim=6, **options).contrast
+    gap = create_objective("mcl", feature_dim=150, feature_channels=6, contrast_feature="gap", **options).contrast
+    gap.load_state_dict(flat.state_dict())
+    indices = torch.tensor([1, 5, 9])
+    torch.testing.assert_close(gap(maps.flatten(2), indices), flat(maps.mean((3, 4)), indices))
+
+
 def test_loss_at_initialisation_is_what_theory_says() -> None:
     """ln K + 1 + 1 / (2 * 128 * tau^2) for each ordered pair (algorithms section 3.4)."""
     contrast = create_objective(
