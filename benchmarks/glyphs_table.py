@@ -44,6 +44,7 @@ RIVALS = {
     BASELINE: ["--method", "baseline"],
     **{name: ["--method", name.lower()] for name in ("RKD-D", "RKD-DA", "DML", "CL-ILR", "ONE", "OKDDip")},
     OURS: ["--method", "mcl-okd"],
+    f"{OURS}, kl_source=aux": ["--method", "mcl-okd", "--set", "kl_source=aux"],
 }
 SHOTS = (1, 5)
 Results = dict[int, Result]  # by shot
@@ -119,8 +120,8 @@ def ablation_pairs() -> Pairs:
 
 def rival_pairs(rows: Rows) -> Pairs:
     """Every method against the baseline; MCL-OKD against every rival, and their ensembles."""
-    rivals = [name for name in RIVALS if name not in (BASELINE, OURS)]
-    pairs = {f"{name} - Baseline": (name, BASELINE) for name in [*rivals, OURS]}
+    rivals = [name for name in RIVALS if name != BASELINE and not name.startswith(OURS)]
+    pairs = {f"{name} - Baseline": (name, BASELINE) for name in RIVALS if name != BASELINE}
     pairs |= {f"MCL-OKD - {name}": (OURS, name) for name in rivals}
     peers = [name for name in rivals if name + ENSEMBLE in rows]
     return pairs | {f"ensembles: MCL-OKD - {name}": (OURS + ENSEMBLE, name + ENSEMBLE) for name in peers}
