@@ -14,9 +14,9 @@ from fewshot_mcl.data.sources import open_source
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.evaluation.fewshot import embed, evaluate_peers
+from fewshot_mcl.evaluation.restore import load_peers, pick_device
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.runs import Run
-from fewshot_mcl.training.restore import load_peers, pick_device
 
 MOST_EPISODES = 1_000_000
 

@@ -14,12 +14,12 @@ from fewshot_mcl.data.episodes import Episodes, EpisodeSampler
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.evaluation.fewshot import embed, evaluate_peers, normalise
+from fewshot_mcl.evaluation.restore import build_peers
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks import PeerOutputs
 from fewshot_mcl.objectives import create_objective
 from fewshot_mcl.objectives import functional as F
 from fewshot_mcl.objectives.base import Objective, with_total
-from fewshot_mcl.training.restore import build_peers
 
 
 class EpisodicTask:

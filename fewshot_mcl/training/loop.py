@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fewshot_mcl.config import Config
 from fewshot_mcl.errors import UserError
+from fewshot_mcl.evaluation.restore import load_state
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.runs import Run, Tensors
-from fewshot_mcl.training.restore import load_state
 
 Results = dict[str, Result]
 

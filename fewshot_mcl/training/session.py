@@ -14,6 +14,7 @@ from fewshot_mcl.data.names import printable
 from fewshot_mcl.data.sources import open_source, training_only
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import Interrupted, UserError
+from fewshot_mcl.evaluation.restore import load_state, pick_device, teacher_features
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks.backbone import Backbone
 from fewshot_mcl.objectives.rkd import RkdD
@@ -22,7 +23,6 @@ from fewshot_mcl.runs import Run, default_path
 from fewshot_mcl.training.display import LineDisplay, LiveDisplay
 from fewshot_mcl.training.episodic import EpisodicTask
 from fewshot_mcl.training.loop import Trainer, deployed
-from fewshot_mcl.training.restore import load_state, pick_device, teacher_features
 
 FINAL_EPISODES = 600  # of the closing figure on the validation split
 

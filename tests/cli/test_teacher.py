@@ -9,8 +9,8 @@ from command_line import TINY, bad, split_folders
 
 from fewshot_mcl.data import ImageOptions, open_source
 from fewshot_mcl.evaluation import embed
+from fewshot_mcl.evaluation.restore import load_deployed, load_peers
 from fewshot_mcl.runs import Run
-from fewshot_mcl.training.restore import load_deployed, load_peers
 
 
 def test_the_deployed_network_computes_what_the_last_peer_computes(run: Path, data: Path) -> None:
