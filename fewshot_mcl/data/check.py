@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,13 +93,21 @@ def check(data: str, root: Path | None, options: ImageOptions) -> Report:
     return report
 
 
-def convert(data: str, root: Path | None, out: Path, options: ImageOptions) -> list[Path]:
+def convert(
+    data: str,
+    root: Path | None,
+    out: Path,
+    options: ImageOptions,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
     """Decode every split of `data` and write it packed to `out`; the folders written.
+
+    `progress` is told (images done, images in all) as the work goes on.
 
     Raises:
         UserError: where the data cannot be used, or `out` exists or cannot be written.
     """
-    return write_packed(open_source(data, root, options), options, out)
+    return write_packed(open_source(data, root, options), options, out, progress)
 
 
 def _inner(source: Source) -> Source:

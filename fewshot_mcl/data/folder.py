@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fewshot_mcl.data.class_lists import Finder, read_lists, split_lists
 from fewshot_mcl.data.images import decode_many, resize_rule
+from fewshot_mcl.data.lazy import FileImages, decode_files, files_fingerprint
 from fewshot_mcl.data.listing import SPLIT_NAMES, Classes, NamedFiles, class_files, class_tree, scan, take_split
 from fewshot_mcl.data.names import first_few, printable
 from fewshot_mcl.data.sources import SPLITS, ImageOptions, Source
-from fewshot_mcl.data.store import ImageStore
+from fewshot_mcl.data.store import CHUNK, Chunk, ImageStore
 from fewshot_mcl.errors import UserError
 
 IMAGE_SIZE, CHANNELS = 84, 3
@@ -25,9 +27,10 @@ SMALLEST_SPLIT = 2  # classes: an episode needs two
 
 
 class FolderSource(Source):
-    """Image files by split and class."""
+    """Image files by split and class, of `image_size` pixels where the options name no size."""
 
     hint = "Put its classes into PATH/{split}/CLASS/, or list them in PATH/{split}.csv."
+    image_size = IMAGE_SIZE
 
     def __init__(self, root: Path, kind: str, files: dict[str, Classes]) -> None:
         self.root, self.format = root, kind
@@ -46,27 +49,68 @@ class FolderSource(Source):
     def class_names(self, split: str) -> tuple[str, ...]:
         return tuple(sorted(self.files(split)))
 
-    def _load(self, split: str, options: ImageOptions) -> ImageStore:
+    def _listed(self, split: str) -> tuple[list[Path], np.ndarray]:
+        """Every file of a split, sorted by class, and its label."""
         names, files = self.class_names(split), self.files(split)
-        size, channels = options.pixels(IMAGE_SIZE, CHANNELS)
-        paths = [path for name in names for path in files[name]]
         labels = np.repeat(np.arange(len(names)), [len(files[name]) for name in names])
+        return [path for name in names for path in files[name]], labels
+
+    def _load(self, split: str, options: ImageOptions) -> ImageStore:
+        names, (paths, labels) = self.class_names(split), self._listed(split)
+        size, channels = options.pixels(self.image_size, CHANNELS)
+        rule = resize_rule(size, options.resize)
+        if options.decode == "always":
+            files, ids = FileImages(paths, size, channels, options.resize), self._ids(paths)
+            key = files_fingerprint((names, channels, rule), labels, ids, paths)
+            return ImageStore(
+                files, labels, names, split=split, source=self.name, resize=rule, ids=ids, fingerprint=key
+            )
         decoded = decode_many(paths, size, channels, options.resize, options.on_bad_image, options.memory_share)
-        labels = labels[decoded.kept]
+        labels, ids = labels[decoded.kept], self._ids([paths[i] for i in decoded.kept])
         if decoded.bad:
-            self.note(f"{split}: {len(decoded.bad)} of {len(paths)} images skipped: {first_few(decoded.bad)}")
-        for empty in np.setdiff1d(np.arange(len(names)), labels):
-            name = printable(names[empty])
-            raise UserError(f"class '{name}' of {split} has no usable image: mend its images or remove the class.")
-        return ImageStore(
-            decoded.images,
-            labels,
-            names,
-            split=split,
-            source=self.name,
-            resize=resize_rule(size, options.resize),
-            ids=[os.path.relpath(paths[i], self.root) for i in decoded.kept],
-        )
+            self.note(skipped_note(split, decoded.bad, len(paths)))
+        require_images(split, names, labels)
+        return ImageStore(decoded.images, labels, names, split=split, source=self.name, resize=rule, ids=ids)
+
+    def _chunks(self, split: str, options: ImageOptions, start: int) -> Iterator[Chunk]:
+        paths, labels = self._listed(split)
+        size, channels = options.pixels(self.image_size, CHANNELS)
+        while start < len(paths):
+            pieces: list[np.ndarray] = []
+            kept: list[int] = []
+            skipped: list[str] = []
+            while len(kept) < CHUNK and start < len(paths):  # files that are skipped make room for others
+                piece = paths[start : start + CHUNK - len(kept)]
+                images, bad = decode_files(piece, size, channels, options.resize)
+                if bad and options.on_bad_image == "refuse":
+                    advice = "Mend or remove them, or go on without them: --on-bad-image skip."
+                    few = first_few(list(bad.values()))
+                    raise UserError(f"{len(bad)} of {len(piece)} images cannot be used: {few}. {advice}")
+                good = [i for i in range(len(piece)) if i not in bad]
+                pieces.append(images[good])
+                kept += [start + i for i in good]
+                skipped += bad.values()
+                start += len(piece)
+            ids = self._ids([paths[i] for i in kept])
+            yield Chunk(np.concatenate(pieces), labels[kept], ids, start, tuple(skipped))
+
+    def _ids(self, paths: list[Path]) -> tuple[str, ...]:
+        """Each path as seen from the root; each folder is looked at once, of which there are few."""
+        folders = {folder: os.path.relpath(folder, self.root) for folder in {path.parent for path in paths}}
+        folders = {folder: "" if name == "." else name for folder, name in folders.items()}
+        return tuple(os.path.join(folders[path.parent], path.name) for path in paths)
+
+
+def skipped_note(split: str, bad: Sequence[str], total: int) -> str:
+    """The note on files of a split that are no usable images."""
+    return f"{split}: {len(bad)} of {total} images skipped: {first_few(list(bad))}"
+
+
+def require_images(split: str, names: Sequence[str], labels: np.ndarray) -> None:
+    """Raise `UserError` where a class of a split has no image."""
+    for empty in np.setdiff1d(np.arange(len(names)), labels):
+        name = printable(names[empty])
+        raise UserError(f"class '{name}' of {split} has no usable image: mend its images or remove the class.")
 
 
 def find_folder(root: Path, split_seed: int, find: Finder | None = None) -> FolderSource:

@@ -1,69 +1,79 @@
 """Packed stores: images decoded once and kept as plain arrays, `SPLIT/images.npy` and `SPLIT/labels.npy`.
 
-`store.json` beside them says what they are, with a fingerprint of each split that is checked whenever it is loaded.
+`store.json` beside them says what they are, with a SHA-256 of every chunk of images. Images that are read into memory
+are verified in full; of those that are memory-mapped, a spread of chunks on loading and all of them by `verify`.
 Asked for another size or colour than is stored, a packed store is resized from the stored pixels, and notes it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
-import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fewshot_mcl.data.images import resize_array, resize_rule
-from fewshot_mcl.data.names import printable
-from fewshot_mcl.data.sources import SPLITS, ImageOptions, Source
-from fewshot_mcl.data.store import ImageStore, memory_bytes
+from fewshot_mcl.data.images import in_threads, resize_array, resize_rule
+from fewshot_mcl.data.names import first_few, printable
+from fewshot_mcl.data.packing import HEADER, SCHEMA, Packing, planned_bytes
+from fewshot_mcl.data.sources import SPLITS, ImageOptions, Source, refuse_test_in_training
+from fewshot_mcl.data.store import ImageStore, fingerprint_of, memory_bytes, pixel_hash
 from fewshot_mcl.errors import UserError
 
-SCHEMA = 1
-HEADER = "store.json"
+SPREAD = 16  # chunks of a memory-mapped split that are verified whenever it is loaded
 
 
-def write_packed(source: Source, options: ImageOptions, folder: Path) -> list[Path]:
-    """Decode every split of `source`, one after the other, and write it; the folders of the splits.
+def packed_bytes(source: Source, options: ImageOptions) -> int:
+    """Bytes of disk that `write_packed` needs for all splits. Image files are counted, not decoded."""
+    return planned_bytes(_plan(source, options))
 
-    `folder` appears when it is complete, or not at all.
+
+def write_packed(
+    source: Source, options: ImageOptions, folder: Path, progress: Callable[[int, int], None] | None = None
+) -> list[Path]:
+    """Decode every split of `source` chunk by chunk and write it; the folders of the splits.
+
+    `folder` appears when it is complete, or not at all. What is written until then outlives every interruption, and
+    the same call goes on behind it.
+
+    Args:
+        source: what to pack.
+        options: how files become pixels; with `on_bad_image` "skip" the bad ones become a note.
+        folder: the store to write; it must not exist.
+        progress: told (images done, images in all) as the work goes on.
 
     Raises:
-        UserError: where a split cannot be loaded, or `folder` exists or cannot be written.
+        UserError: where an image cannot be used, `folder` exists or cannot be written, the disk is too small or full,
+            or the packing of something else lies unfinished beside it.
+        Interrupted: at a keyboard interrupt.
     """
     if os.path.lexists(folder):
         raise UserError(f"{printable(folder)} exists already: give a new folder, or remove that one.")
-    splits: dict[str, Any] = {}
+    packing = Packing(folder, _plan(source, options))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            for split in source.splits:
-                splits[split] = _write_split(source.load(split, options), unfinished)
-            # The notes last: loading adds to them.
-            header = {"schema": SCHEMA, "source": source.name, "notes": source.notes, "splits": splits}
-            (unfinished / HEADER).write_text(json.dumps(header, indent=1), encoding="utf-8")
-            unfinished.chmod(0o755)  # mkdtemp made it private
-            unfinished.rename(folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        packing.resume(options)
+        packing.run(source, options, progress or (lambda done, total: None))
     except OSError as error:
-        raise UserError(f"{printable(folder)} cannot be written: {error.strerror}.") from error
-    return [folder / split for split in splits]
+        raise packing.explained(error) from error
+    return [folder / split for split in source.splits]
 
 
-def _write_split(store: ImageStore, folder: Path) -> dict[str, Any]:
-    (folder / store.split).mkdir()
-    np.save(folder / store.split / "images.npy", store.images.numpy(), allow_pickle=False)
-    np.save(folder / store.split / "labels.npy", store.labels.numpy(), allow_pickle=False)
-    return {
-        "shape": list(store.images.shape),
-        "resize": store.resize,
-        "class_names": list(store.class_names),
-        "fingerprint": store.fingerprint,
-    }
+def _plan(source: Source, options: ImageOptions) -> dict[str, Any]:
+    """What is to be packed, by split: the shape at most, and a digest of files (names and sizes) or pixels."""
+    splits = {}
+    for split in source.splits:
+        store = source.load(split, replace(options, decode="always"))  # of files, this decodes none
+        splits[split] = {
+            "shape": list(store.images.shape),
+            "resize": store.resize,
+            "class_names": list(store.class_names),
+            "digest": store.fingerprint,
+        }
+    return {"source": source.name, "splits": splits}
 
 
 def is_packed(folder: Path) -> bool:
@@ -71,8 +81,16 @@ def is_packed(folder: Path) -> bool:
     return (folder / HEADER).is_file()
 
 
+class _Chunk(NamedTuple):
+    """Rows [first, stop) of images.npy, and the SHA-256 of their pixels."""
+
+    first: int
+    stop: int
+    sha256: str
+
+
 class PackedSource(Source):
-    """Reads what `write_packed` wrote.
+    """Reads what `write_packed` wrote, now or as schema 1 (which had one fingerprint for a whole split).
 
     Raises:
         UserError: where the header is damaged or of a newer version.
@@ -86,12 +104,13 @@ class PackedSource(Source):
         where = printable(folder / HEADER)
         try:
             header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
-            version = int(header["schema"])
-            if version > SCHEMA:
-                raise UserError(f"{where} is of version {version}, newer than this fewshot-mcl: update it.")
+            self.schema = int(header["schema"])
+            if self.schema > SCHEMA:
+                raise UserError(f"{where} is of version {self.schema}, newer than this fewshot-mcl: update it.")
             self.name, self._headers = str(header["source"]), dict(header["splits"])
             self.notes = tuple(map(str, header["notes"]))
             self._names = {split: tuple(map(str, each["class_names"])) for split, each in self._headers.items()}
+            self._chunks_of = {split: _chunks(each.get("chunks", ())) for split, each in self._headers.items()}
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{where} is damaged: convert the original data again.") from error
 
@@ -103,20 +122,69 @@ class PackedSource(Source):
         self.require(split)
         return self._names[split]
 
+    def verify(self) -> list[str]:
+        """Read every image of every split; what has changed since it was written, by file and rows.
+
+        Raises:
+            ForbiddenSplitError: inside `training_only()`, where there is a test split.
+        """
+        found = []
+        for split in self.splits:
+            refuse_test_in_training(split)
+            try:
+                found += self._changes(self._open(split, memory_share=0), every=True)
+            except UserError as error:
+                found.append(str(error))
+        return found
+
     def _load(self, split: str, options: ImageOptions) -> ImageStore:
-        header, names = self._headers[split], self.class_names(split)
-        where = printable(self.folder / split)
+        store = self._open(split, options.memory_share)
+        changes = self._changes(store, every=_fits(store.images.numpy(), options.memory_share))
+        if changes:
+            raise UserError(f"{first_few(changes)}: convert the original data again.")
+        return self._resized(store, options)
+
+    def _open(self, split: str, memory_share: float) -> ImageStore:
+        """What is stored of a split, if it has the form that the header tells; its pixels are not looked at."""
+        where, header = self.folder / split, self._headers[split]
         try:
-            images = _read_array(self.folder / split / "images.npy", options.memory_share)
-            labels = _read_array(self.folder / split / "labels.npy", options.memory_share)
-            store = ImageStore(images, labels, names, split=split, source=self.name, resize=str(header["resize"]))
+            images = _read_array(where / "images.npy", memory_share)
+            labels = _read_array(where / "labels.npy", 1)
+            if list(images.shape) != header["shape"]:
+                raise ValueError(f"images of shape {images.shape}")
+            return ImageStore(
+                images,
+                labels,
+                self.class_names(split),
+                split=split,
+                source=self.name,
+                resize=str(header["resize"]),
+                fingerprint=None if self.schema == 1 else str(header["fingerprint"]),
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{where} is damaged ({printable(error)[:200]}): convert the original data again."
+                f"{printable(where)} is damaged ({printable(error)[:200]}): convert the original data again."
             ) from error
-        if store.fingerprint != header.get("fingerprint"):
-            raise UserError(f"{where} has changed since it was written: convert the original data again.")
-        return self._resized(store, options)
+
+    def _changes(self, store: ImageStore, every: bool) -> list[str]:
+        """What has changed since it was written, in words; every chunk is read, or a spread of them."""
+        images, labels, names = store.images.numpy(), store.labels.numpy(), store.class_names
+        where, chunks = self.folder / store.split, self._chunks_of[store.split]
+        if self.schema == 1:
+            same = _fingerprint_1(images, labels, names) == self._headers[store.split].get("fingerprint")
+            return [] if same else [f"{printable(where)} has changed since it was written"]
+        if fingerprint_of(images.shape, labels, names, (each.sha256 for each in chunks)) != store.fingerprint:
+            return [f"{printable(where / 'labels.npy')} (or {HEADER}) has changed since it was written"]
+        last = len(chunks) - 1
+        chosen = chunks if every or last < SPREAD else [chunks[i * last // (SPREAD - 1)] for i in range(SPREAD)]
+
+        def change(i: int) -> str | None:
+            first, stop, sha256 = chosen[i]
+            if pixel_hash(images[first:stop]) == sha256:
+                return None
+            return f"{printable(where / 'images.npy')} has changed since it was written, in rows {first} to {stop - 1}"
+
+        return [each for each in in_threads(change, len(chosen), chunk=1) if each is not None]
 
     def _resized(self, store: ImageStore, options: ImageOptions) -> ImageStore:
         own_channels, height, width = store.shape
@@ -134,7 +202,29 @@ class PackedSource(Source):
         )
 
 
+def _chunks(header: Any) -> list[_Chunk]:
+    """The chunks of a split as they stand in a header."""
+    stops = np.cumsum([int(each["rows"]) for each in header], dtype=int).tolist()
+    hashes = [bytes.fromhex(each["sha256"]).hex() for each in header]
+    return [_Chunk(*each) for each in zip([0, *stops], stops, hashes)]
+
+
+def _fits(array: np.ndarray, memory_share: float) -> bool:
+    return array.nbytes <= memory_share * memory_bytes()
+
+
 def _read_array(path: Path, memory_share: float) -> np.ndarray:
     """An array, memory-mapped where it would take more than `memory_share` of the memory."""
-    mapped: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)  # "c": tensors are writable, the file is not
-    return mapped if mapped.nbytes > memory_share * memory_bytes() else np.array(mapped)
+    mapped: np.memmap = np.load(path, mmap_mode="c", allow_pickle=False)  # "c": tensors are writable, the file is not
+    if path.stat().st_size != mapped.offset + mapped.nbytes:
+        raise ValueError(f"{path.name} is longer than its header says")
+    return np.array(mapped) if _fits(mapped, memory_share) else mapped
+
+
+def _fingerprint_1(images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> str:
+    """The fingerprint in stores of schema 1: one digest over every pixel."""
+    digest = hashlib.sha256(repr((images.shape, class_names)).encode())
+    digest.update(labels.astype(np.int64).tobytes())
+    for start in range(0, len(images), 4096):
+        digest.update(images[start : start + 4096].tobytes())
+    return digest.hexdigest()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from fewshot_mcl.data.names import first_few, printable
-from fewshot_mcl.data.store import MEMORY_SHARE, ImageStore
+from fewshot_mcl.data.store import CHUNK, MEMORY_SHARE, Chunk, ImageStore
 from fewshot_mcl.errors import UserError, unknown
 
 SPLITS = ("train", "val", "test")
@@ -53,6 +53,9 @@ class ImageOptions:
     `image_size` is the side in pixels (None: the source's own size); `color` "auto" is the source's own; `resize`
     "crop" keeps the aspect ratio (shorter side to `image_size`, then centre crop) and "squash" does not; images larger
     than `memory_share` of the machine's memory are memory-mapped; `split_seed` splits a folder of unsplit classes.
+
+    `decode` "always" keeps image files as they are and decodes them whenever they are asked for (`lazy.FileImages`);
+    bad ones are then found, and refused, only when they are read. What is no folder of files knows only "once".
     """
 
     image_size: int | None = None
@@ -61,6 +64,7 @@ class ImageOptions:
     on_bad_image: Literal["refuse", "skip"] = "refuse"
     memory_share: float = MEMORY_SHARE
     split_seed: int = 0
+    decode: Literal["once", "always"] = "once"
 
     def pixels(self, own_size: int, own_channels: int) -> tuple[int, int]:
         """(side, channels) asked for, of a source whose own are `own_size` and `own_channels`."""
@@ -106,6 +110,29 @@ class Source(ABC):
         refuse_test_in_training(split)
         self.require(split)
         return self._load(split, options)
+
+    def chunks(self, split: str, options: ImageOptions, start: int = 0) -> Iterator[Chunk]:
+        """The images of `load`, in its order, as consecutive pieces of `CHUNK` images; the last may have fewer.
+
+        Args:
+            split: one of `splits`.
+            options: as for `load`; `memory_share` and `decode` play no part.
+            start: 0, or the `stop` of an earlier chunk, to go on behind it.
+
+        Raises:
+            UserError: as `load` does; where an image cannot be used, not before its chunk is asked for.
+            ForbiddenSplitError: for the test split inside `training_only()`.
+        """
+        refuse_test_in_training(split)
+        self.require(split)
+        return self._chunks(split, options, start)
+
+    def _chunks(self, split: str, options: ImageOptions, start: int) -> Iterator[Chunk]:
+        """`chunks`, for a split that exists and may be opened. A source too large for the memory overrides it."""
+        store = self._load(split, options)
+        for first in range(start, len(store), CHUNK):
+            rows = slice(first, min(first + CHUNK, len(store)))
+            yield Chunk(store.images[rows].numpy(), store.labels[rows].numpy(), store.ids[rows], rows.stop)
 
     def require(self, split: str) -> None:
         """Raise `UserError` where this source has no such split."""

@@ -9,26 +9,53 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from fewshot_mcl.data.lazy import FileImages
+
 MEMORY_SHARE = 0.5  # images larger than this share of the machine's memory are kept on disk and memory-mapped
+CHUNK = 1024  # images that are decoded, written and hashed together; every fingerprint rests on it
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive images of a split.
+
+    Attributes:
+        images: (n, C, H, W) uint8.
+        labels: (n,) integers in [0, number of classes).
+        ids: where each image comes from; empty where unknown.
+        stop: where the next chunk starts, in the source's own count: files that are skipped count too.
+        skipped: the files since the chunk before that are no usable images, with the reason.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    ids: tuple[str, ...]
+    stop: int
+    skipped: tuple[str, ...] = ()
 
 
 class ImageStore:
     """Labelled images in memory (or memory-mapped), sorted by class.
 
     Args:
-        images: (N, C, H, W) uint8 tensor or array.
+        images: (N, C, H, W) uint8 tensor or array, or `lazy.FileImages`, which stand in for a tensor.
         labels: (N,) integers in [0, number of classes).
         class_names: one name per class; their order is the order of the labels.
         split: which split these images are ("train", "val", "test", or "" where there is none).
         source: where they come from, in words for a result line ("glyphs", a folder's name, ...).
         resize: the rule that brought them to this size, in words.
         ids: where each image comes from (a path, or "file[row]"), in the order given; empty where unknown.
+        fingerprint: what `fingerprint` is, where the caller knows it without reading every pixel.
 
     Images that do not arrive sorted by class are sorted stably: `ids` and the order inside a class are kept.
 
@@ -38,7 +65,7 @@ class ImageStore:
 
     def __init__(
         self,
-        images: Tensor | np.ndarray,
+        images: Tensor | np.ndarray | FileImages,
         labels: Tensor | np.ndarray,
         class_names: list[str] | tuple[str, ...],
         *,
@@ -46,9 +73,11 @@ class ImageStore:
         source: str = "",
         resize: str = "",
         ids: list[str] | tuple[str, ...] = (),
+        fingerprint: str | None = None,
     ) -> None:
-        images, labels = torch.as_tensor(images), torch.as_tensor(labels).to(torch.int64)
-        if images.ndim != 4 or images.dtype != torch.uint8:
+        images = torch.as_tensor(images) if isinstance(images, np.ndarray) else cast(Tensor, images)
+        labels = torch.as_tensor(labels).to(torch.int64)
+        if len(images.shape) != 4 or images.dtype != torch.uint8:
             raise ValueError(f"images must be (N, C, H, W) uint8, not {tuple(images.shape)} {images.dtype}")
         if labels.shape != images.shape[:1]:
             raise ValueError(f"{len(images)} images but labels of shape {tuple(labels.shape)}")
@@ -63,6 +92,7 @@ class ImageStore:
         self.images, self.labels = images, labels
         self.class_names, self.ids = tuple(class_names), tuple(ids)
         self.split, self.source, self.resize = split, source, resize
+        self._fingerprint = fingerprint
 
     def __len__(self) -> int:
         return len(self.images)
@@ -84,18 +114,41 @@ class ImageStore:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over shape, labels, class names and every pixel: equal stores, and only they, share it."""
-        digest = hashlib.sha256(repr((tuple(self.images.shape), self.class_names)).encode())
-        digest.update(self.labels.numpy().tobytes())
+        """SHA-256 over shape, labels, class names and every pixel: equal stores, and only they, share it.
+
+        Images that are decoded whenever they are asked for have one of their own, over names and sizes of files.
+        """
+        if self._fingerprint is not None:
+            return self._fingerprint
         pixels = self.images.numpy()
-        for start in range(0, len(pixels), 4096):
-            digest.update(pixels[start : start + 4096].tobytes())
-        return digest.hexdigest()
+        hashes = (pixel_hash(pixels[start : start + CHUNK]) for start in range(0, len(pixels), CHUNK))
+        return fingerprint_of(pixels.shape, self.labels.numpy(), self.class_names, hashes)
+
+
+def pixel_hash(images: np.ndarray) -> str:
+    """SHA-256 of the pixels of one chunk."""
+    return hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
+
+
+def fingerprint_of(
+    shape: Sequence[int], labels: np.ndarray, class_names: tuple[str, ...], hashes: Iterable[str]
+) -> str:
+    """`ImageStore.fingerprint` from the `pixel_hash` of every chunk of CHUNK images (the last may have fewer)."""
+    digest = hashlib.sha256(repr((tuple(shape), class_names)).encode("utf-8", "surrogatepass"))
+    digest.update(labels.astype(np.int64).tobytes())
+    for each in hashes:
+        digest.update(bytes.fromhex(each))
+    return digest.hexdigest()
 
 
 def memory_bytes() -> int:
     """Physical memory of this machine in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def in_bytes(size: int) -> str:
+    """A number of bytes in words."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size:,} bytes"
 
 
 def allocate_images(shape: tuple[int, int, int, int], memory_share: float = MEMORY_SHARE) -> np.ndarray:
