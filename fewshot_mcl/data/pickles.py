@@ -8,6 +8,7 @@ as many bytes as its shape needs), then made with `np.frombuffer`.
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 from collections.abc import Callable
@@ -169,12 +170,23 @@ def load_pickle(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            reader = _Reader(_Bounded(file, path.stat().st_size), encoding="latin1")
-            return _plain(reader.load())
+            return _load(file, path.stat().st_size, printable(path))
     except OSError as error:
         raise UserError(f"{printable(path)} cannot be read: {error.strerror}.") from error
+
+
+def loads_pickle(content: bytes, where: str) -> Any:
+    """`load_pickle` of bytes that were read already; `where` is what a message calls them, fit to print."""
+    return _load(io.BytesIO(content), len(content), where)
+
+
+def _load(file: BinaryIO, size: int, where: str) -> Any:
+    try:
+        return _plain(_Reader(_Bounded(file, size), encoding="latin1").load())
+    except OSError:
+        raise
     except Exception as error:  # damage shows as nearly every kind of exception
         reason = printable(error if isinstance(error, pickle.UnpicklingError) else f"damaged ({error!r})"[:200])
         raise UserError(
-            f"{printable(path)} is refused: {reason}. Only pickles of arrays, lists, dicts, text and numbers are read."
+            f"{where} is refused: {reason}. Only pickles of arrays, lists, dicts, text and numbers are read."
         ) from error
