@@ -23,11 +23,10 @@ import torch
 from fewshot_mcl import __version__
 from fewshot_mcl.data import EpisodeSampler, ImageOptions, open_source
 from fewshot_mcl.evaluation import Result, embed, evaluate_episodes, pooled
-from fewshot_mcl.evaluation.fewshot import normalise
+from fewshot_mcl.evaluation.fewshot import channel_statistics, normalise
 from fewshot_mcl.evaluation.session import Protocol, evaluate_run
 from fewshot_mcl.networks import create_backbone
 from fewshot_mcl.runs import Run
-from fewshot_mcl.training.episodic import channel_statistics
 
 BASELINE, OURS, ENSEMBLE = "Baseline (one network)", "MCL-OKD", ", ensemble of four"
 NEITHER, NO_KL, NO_CONTRAST = (

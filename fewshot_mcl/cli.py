@@ -19,6 +19,7 @@ from fewshot_mcl.errors import Interrupted, UserError, unknown
 from fewshot_mcl.networks import BACKBONES
 from fewshot_mcl.objectives import METHODS
 from fewshot_mcl.resources import program, resource_dir
+from fewshot_mcl.screen import print_classification, print_evaluation, print_lines, training_lines
 
 if TYPE_CHECKING:
     from fewshot_mcl.training.session import Outcome
@@ -92,8 +93,15 @@ def _options(
     return
 
 
-RECIPES = {path.stem: path for path in sorted(resource_dir("configs").glob("*.toml"))}
-RECIPE = tomllib.loads(RECIPES["default"].read_text(encoding="utf-8"))
+def _recipes(task: str) -> dict[str, dict[str, Any]]:
+    read = {
+        p.stem: tomllib.loads(p.read_text(encoding="utf-8")) for p in sorted(resource_dir("configs").glob("*.toml"))
+    }
+    return {name: recipe for name, recipe in read.items() if recipe.get("task", "few-shot") == task}
+
+
+RECIPES, CLASS_RECIPES = _recipes("few-shot"), _recipes("classify")
+RECIPE, CLASS_RECIPE = RECIPES["default"], CLASS_RECIPES["classify"]
 DATA, METHOD, TRAINING, RUN, EPISODES, SHOWN = "Data", "Method", "Training", "Run", "Episodes", "Networks and output"
 
 
@@ -120,6 +128,19 @@ OnBadImage = Annotated[
     str | None,
     _option(DATA, "What to do about unreadable images: refuse or skip.", default=RECIPE["on_bad_image"]),
 ]
+Method = Annotated[str | None, _option(METHOD, ", ".join(METHODS), default=RECIPE["method"])]
+Teacher = Annotated[Path | None, _option(METHOD, "A finished run to learn from (rkd-d, rkd-da).")]
+BackboneName = Annotated[str | None, _option(METHOD, ", ".join(BACKBONES), default=RECIPE["backbone"])]
+Peers = Annotated[
+    int | None, _option(METHOD, "How many networks learn together.", default=f"{RECIPE['peers']}; baseline: 1")
+]
+Seed = Annotated[int | None, _option(TRAINING, "Of every draw.", default=RECIPE["seed"])]
+Settings = Annotated[
+    list[str] | None,
+    _option(RUN, "Any key of the configuration; may be repeated.", "--set", metavar="KEY=VALUE"),
+]
+Out = Annotated[Path | None, _option(RUN, "The run directory to make.", default="a new one under runs/")]
+Resume = Annotated[bool, _option(RUN, "Continue the run in --out.", "--resume")]
 
 
 @app.command()
@@ -130,13 +151,10 @@ def train(
     color: Color = None,
     resize: Resize = None,
     on_bad_image: OnBadImage = None,
-    method: Annotated[str | None, _option(METHOD, ", ".join(METHODS), default=RECIPE["method"])] = None,
-    teacher: Annotated[Path | None, _option(METHOD, "A finished run to learn from (rkd-d, rkd-da).")] = None,
-    backbone: Annotated[str | None, _option(METHOD, ", ".join(BACKBONES), default=RECIPE["backbone"])] = None,
-    peers: Annotated[
-        int | None,
-        _option(METHOD, "How many networks learn together.", default=f"{RECIPE['peers']}; baseline: 1"),
-    ] = None,
+    method: Method = None,
+    teacher: Teacher = None,
+    backbone: BackboneName = None,
+    peers: Peers = None,
     episodes: Annotated[
         int | None, _option(TRAINING, "Episodes, one optimizer step each.", default=RECIPE["episodes"])
     ] = None,
@@ -144,75 +162,111 @@ def train(
     shot: Annotated[int | None, _option(TRAINING, "Support images of each class.", default=RECIPE["shot"])] = None,
     query: Annotated[int | None, _option(TRAINING, "Query images of each class.", default=RECIPE["query"])] = None,
     lr: Annotated[float | None, _option(TRAINING, "Learning rate of Adam.", default=RECIPE["lr"])] = None,
-    seed: Annotated[int | None, _option(TRAINING, "Of every draw.", default=RECIPE["seed"])] = None,
+    seed: Seed = None,
     config: Annotated[
         str | None,
         _option(RUN, f"A TOML file, or a recipe: {', '.join(RECIPES)}.", default="default; paper for mini-imagenet"),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        _option(RUN, "Any key of the configuration; may be repeated.", "--set", metavar="KEY=VALUE"),
-    ] = None,
-    out: Annotated[Path | None, _option(RUN, "The run directory to make.", default="a new one under runs/")] = None,
-    resume: Annotated[bool, _option(RUN, "Continue the run in --out.", "--resume")] = False,
+    settings: Settings = None,
+    out: Out = None,
+    resume: Resume = False,
 ) -> None:
     """Train peers on episodes; the best by validation is kept. Defaults are those of the default recipe."""
+    options = {
+        "data": data, "root": root, "image_size": image_size, "color": color, "resize": resize,
+        "on_bad_image": on_bad_image, "method": method, "teacher": teacher, "backbone": backbone, "peers": peers,
+        "episodes": episodes, "way": way, "shot": shot, "query": query, "lr": lr, "seed": seed, "out": out,
+    }  # fmt: skip
+    print_lines(*training_lines(_train("few-shot", config, options, settings, resume)))
+
+
+@app.command()
+def classify(
+    data: Annotated[
+        str | None,
+        _option(
+            DATA,
+            "glyphs; cifar100, fashion-mnist, imagenet or mini-imagenet (with --root); or the path of a folder.",
+            default=CLASS_RECIPE["data"],
+        ),
+    ] = None,
+    root: Root = None,
+    image_size: ImageSize = None,
+    color: Color = None,
+    resize: Resize = None,
+    on_bad_image: OnBadImage = None,
+    method: Method = None,
+    teacher: Teacher = None,
+    backbone: Annotated[
+        str | None, _option(METHOD, ", ".join(BACKBONES), default=f"{CLASS_RECIPE['backbone']}; by recipe")
+    ] = None,
+    peers: Peers = None,
+    epochs: Annotated[
+        int | None,
+        _option(TRAINING, "Times through the training images.", default=f"{CLASS_RECIPE['epochs']}; by recipe"),
+    ] = None,
+    batch: Annotated[int | None, _option(TRAINING, "Images a step.", default="by recipe")] = None,
+    lr: Annotated[float | None, _option(TRAINING, "Highest learning rate of SGD.", default="by recipe")] = None,
+    seed: Seed = None,
+    config: Annotated[
+        str | None,
+        _option(
+            RUN,
+            f"A TOML file, or a recipe: {', '.join(CLASS_RECIPES)}.",
+            default="classify; paper-code for cifar100, fashion-mnist, imagenet",
+        ),
+    ] = None,
+    settings: Settings = None,
+    out: Out = None,
+    resume: Resume = False,
+    device: Annotated[str | None, _option(SHOWN, "auto, cpu, cuda, ...", default="auto")] = None,
+) -> None:
+    """Train peers to classify images, then test the networks on images of the same classes they have not seen."""
+    options = {
+        "data": data, "root": root, "image_size": image_size, "color": color, "resize": resize,
+        "on_bad_image": on_bad_image, "method": method, "teacher": teacher, "backbone": backbone, "peers": peers,
+        "epochs": epochs, "batch": batch, "lr": lr, "seed": seed, "out": out, "device": device,
+    }  # fmt: skip
+    outcome = _train("classify", config, options, settings, resume)
+    from fewshot_mcl.evaluation.class_session import evaluate_classifier
+
+    print_lines(*training_lines(outcome))
+    print_classification(evaluate_classifier(outcome.run, device=outcome.run.config.device))
+
+
+def _train(task: str, config: str | None, options: dict[str, Any], settings: list[str] | None, resume: bool) -> Outcome:
+    """The run that these options describe, trained or resumed."""
     from rich.console import Console
 
     from fewshot_mcl.config import resolve
     from fewshot_mcl.runs import Run
 
-    options = {
-        "data": data, "root": str(root) if root else None, "image_size": image_size, "color": color, "resize": resize,
-        "on_bad_image": on_bad_image, "method": method, "teacher": str(teacher) if teacher else None,
-        "backbone": backbone, "peers": peers, "episodes": episodes, "way": way, "shot": shot, "query": query, "lr": lr,
-        "seed": seed, "out": str(out) if out else None,
-    }  # fmt: skip
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    out = Path(options["out"]) if options["out"] else None
     if not resume or out is None:
-        resolved = resolve(config, options, settings)
+        resolved = resolve(config, options, settings, task=task)
         out = Path(resolved.out) if resolved.out else None
     if resume:
         if out is None:
             raise UserError("which run is to be resumed? Name its directory: --out RUN --resume.")
-        resolved = Run.open(out).agreed(config, options, settings)
+        resolved = Run.open(out).agreed(config, options, settings, task)
     elif out is not None:
         Run.refuse_existing(out)  # before anything is loaded
     from fewshot_mcl.training import session
 
-    _print_outcome(session.train(resolved, out, resume, Console()))
-
-
-def _print_outcome(outcome: Outcome) -> None:
-    from fewshot_mcl.training.display import network_label, percent
-
-    config, run = outcome.run.config, outcome.run.path
-    first = next(iter(outcome.results.values()))
-    minutes, seconds = divmod(round(outcome.seconds), 60)
-    _print_lines(
-        "",
-        f"Trained in {minutes} min {seconds} s. Best checkpoint by validation: episode {outcome.best_episode}.",
-        f"Accuracy on the validation split, {config.val_way}-way {config.val_shot}-shot, {config.val_query} queries a class, "
-        f"{first.episodes} episodes not used for choosing it, mean ± 95% interval:",
-        *(f"  {network_label(name, config.peers):<18} {percent(r)} %" for name, r in outcome.results.items()),
-        "Next, on the test split (classes that training has not seen and did not choose by):",
-        f"  {program()} evaluate {shlex.quote(str(run))}",
-    )
-
-
-def _print_lines(*lines: str) -> None:
-    print("\n".join(map(printable, lines)))
+    return session.train(resolved, out, resume, Console())
 
 
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
-    episodes: Annotated[int, _given(EPISODES, "How many.")] = 600,
-    way: Annotated[int, _given(EPISODES, "Classes in an episode.")] = 5,
+    episodes: Annotated[int | None, _option(EPISODES, "How many.", default=600)] = None,
+    way: Annotated[int | None, _option(EPISODES, "Classes in an episode.", default=5)] = None,
     shot: Annotated[
         list[int] | None, _option(EPISODES, "Support images of each class; may be repeated.", default="1 and 5")
     ] = None,
-    query: Annotated[int, _given(EPISODES, "Query images of each class.")] = 15,
-    seed: Annotated[int, _given(EPISODES, "Of the episodes.")] = 0,
+    query: Annotated[int | None, _option(EPISODES, "Query images of each class.", default=15)] = None,
+    seed: Annotated[int | None, _option(EPISODES, "Of the episodes.", default=0)] = None,
     split: Annotated[str, _given(DATA, "test or val.")] = "test",
     data: Annotated[
         str | None, _option(DATA, "Other data, for a cross-domain test: as for train.", default="the run's own")
@@ -223,45 +277,37 @@ def evaluate(
     as_json: Annotated[bool, _option(SHOWN, "Print one JSON object and nothing else.", "--json")] = False,
     device: Annotated[str, _given(SHOWN, "auto, cpu, cuda, ...")] = "auto",
 ) -> None:
-    """Accuracy on episodes of classes that training has not seen, with its 95% interval."""
+    """Accuracy on episodes of classes that training has not seen; or, of a run of `classify`, errors on test images."""
     for kind, value, valid in (("split", split, ("test", "val")), ("checkpoint", checkpoint, ("best", "last"))):
         if value not in valid:
             raise unknown(kind, value, valid)
-    from fewshot_mcl.evaluation.session import Protocol, evaluate_run
     from fewshot_mcl.runs import Run
 
-    protocol = Protocol(way, tuple(dict.fromkeys(shot or (1, 5))), query, episodes, seed, split)
-    content = evaluate_run(Run.open(run), protocol, checkpoint=checkpoint, data=data, root=root, device=device)
+    opened = Run.open(run)
+    if opened.config.task == "classify":
+        from fewshot_mcl.evaluation.class_session import evaluate_classifier
+
+        options = {"episodes": episodes, "way": way, "shot": shot, "query": query, "seed": seed}
+        if given := [name for name, value in options.items() if value is not None]:
+            raise UserError(
+                f"{run} learned to classify, so there are no episodes and --{given[0]} means nothing: leave it out."
+            )
+        content = evaluate_classifier(opened, data=data, root=root, device=device)
+        print(json.dumps(content)) if as_json else print_classification(content)
+        return
+    from fewshot_mcl.evaluation.session import Protocol, evaluate_run
+
+    counts = {name: asked if asked is not None else usual for name, (asked, usual) in {
+        "way": (way, 5), "query": (query, 15), "episodes": (episodes, 600), "seed": (seed, 0),
+    }.items()}  # fmt: skip
+    protocol = Protocol(shots=tuple(dict.fromkeys(shot or (1, 5))), split=split, **counts)
+    content = evaluate_run(opened, protocol, checkpoint=checkpoint, data=data, root=root, device=device)
     shown = [r for r in content["results"] if peers or r["network"] == content["deployed"]]
     if as_json:
         lean = [{key: value for key, value in r.items() if key != "accuracies"} for r in shown]
         print(json.dumps(content | {"results": lean}))
     else:
-        _print_evaluation(content, shown)
-
-
-def _print_evaluation(content: dict[str, Any], shown: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    first = shown[0]
-    _print_lines(
-        f"{content['run']}: {content['method']}, {content['backbone']}, {content['checkpoint']} checkpoint (episode "
-        f"{content['checkpoint_episode']})",
-        f"{content['data']}, {first['split']} split: {content['classes']} classes, {content['images']} images, "
-        f"{content['image_size']} pixels, {content['resize']}",
-        f"{first['way']}-way, {first['query']} queries a class, {first['episodes']} episodes, seed {first['seed']}; accuracy in "
-        f"% ± 95% interval (1.96 s / sqrt E over episodes)",
-        *content["notes"],
-    )
-    table = Table(box=None, padding=(0, 2))
-    for name in ("", "shot", "accuracy", "deviation"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    for r in shown:
-        label = f"{r['network']} (deployed)" if r["network"] == content["deployed"] else r["network"]
-        table.add_row(label, str(r["shot"]), f"{100 * r['mean']:.2f} ± {100 * r['ci95']:.2f}", f"{100 * r['std']:.2f}")
-    Console().print(table)
-    _print_lines(f"every episode's accuracy: {content['file']}")
+        print_evaluation(content, shown)
 
 
 def _image_options(image_size: int | None, color: str | None, resize: str | None, on_bad_image: str | None) -> Any:
@@ -303,5 +349,5 @@ def data_convert(
     from fewshot_mcl.data.check import convert
 
     for path in convert(data, root, out, _image_options(image_size, color, resize, on_bad_image)):
-        _print_lines(f"written {path}")
-    _print_lines(f"Use it with: {program()} train --data {shlex.quote(str(out))}")
+        print_lines(f"written {path}")
+    print_lines(f"Use it with: {program()} train --data {shlex.quote(str(out))}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from fewshot_mcl.data.sources import ImageOptions
 from fewshot_mcl.errors import UserError, unknown
@@ -15,16 +15,26 @@ from fewshot_mcl.networks import BACKBONES
 from fewshot_mcl.objectives import METHODS, defaults_of, options_of
 from fewshot_mcl.resources import resource_dir
 
-NAMED_DATA = ("glyphs", "mini-imagenet")
+NAMED_DATA = ("glyphs", "mini-imagenet", "cifar100", "fashion-mnist", "imagenet")
+RECIPE_OF = {  # the recipe of a run whose user names none, by task and data; "" is all other data
+    "few-shot": {"": "default", "mini-imagenet": "paper"},
+    "classify": {"": "classify", **dict.fromkeys(("cifar100", "fashion-mnist", "imagenet"), "paper-code")},
+}
 FINITE = ConfigDict(allow_inf_nan=False)
 Values = dict[str, Any]
 
 
 class Config(BaseModel):
-    """Every setting of a run; `configs/default.toml` says what each means and gives its default."""
+    """The settings that runs of both tasks have; `configs/default.toml` and `classify.toml` say what each means.
+
+    Attributes:
+        unit: what one optimizer step of the task is called.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    unit: ClassVar[str]
 
+    task: str
     data: str = Field(min_length=1)
     root: str | None = None
     image_size: int | None = Field(None, ge=8, le=2048)
@@ -39,39 +49,24 @@ class Config(BaseModel):
     peers: int = Field(ge=1, le=64)
     share: Literal["last-two", "last-one", "none", "paper-code"]
     bn_init: Literal["ones", "uniform"]
-    episodes: int = Field(ge=1, le=10**9)
-    way: int = Field(ge=2)
-    shot: int = Field(ge=1)
-    query: int = Field(ge=1)
-    joint_forward: bool
-    metric: Literal["euclidean", "cosine"]
-    scale: float = Field(gt=0)
-    kl_source: Literal["episode", "aux", "none"]
-    aux_weight: float | None = Field(None, ge=0)
     lr: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
-    schedule: Literal["cosine", "halving", "constant"]
-    halve_every: int = Field(ge=1)
-    epoch: int = Field(ge=1)
     seed: int = Field(ge=0)
     device: str
     val_every: int = Field(ge=1)
-    val_episodes: int = Field(ge=2, le=10**5)
-    val_way: int = Field(ge=2)
-    val_shot: int = Field(ge=1)
-    val_query: int = Field(ge=1)
     log_every: int = Field(ge=1)
     out: str | None = None
     objective: Values = {}
 
     @property
-    def auxiliary_weight(self) -> float:
-        """Weight of the auxiliary classifier on all training classes; 0 means there is none."""
-        return self.aux_weight if self.aux_weight is not None else float(self.kl_source == "aux")
+    def has_classifier(self) -> bool:
+        """Whether the peers have a classifier over all training classes."""
+        return True
 
     @property
     def image_options(self) -> ImageOptions:
-        return ImageOptions(**{name: getattr(self, name) for name in ImageOptions.__dataclass_fields__})
+        names = [name for name in ImageOptions.__dataclass_fields__ if hasattr(self, name)]
+        return ImageOptions(**{name: getattr(self, name) for name in names})
 
     def flat(self) -> Values:
         """Every setting by its `--set` name; where the run was written to is not one."""
@@ -81,6 +76,69 @@ class Config(BaseModel):
     def to_toml(self) -> str:
         """This configuration as a file that `--config` takes back; where it was written to is not part of it."""
         return tomli_w.dumps(self.model_dump(exclude_none=True, exclude={"out"}))
+
+
+class FewShotConfig(Config):
+    """Peers on episodes."""
+
+    unit = "episode"
+
+    task: Literal["few-shot"] = "few-shot"
+    episodes: int = Field(ge=1, le=10**9)
+    way: int = Field(ge=2)
+    shot: int = Field(ge=1)
+    query: int = Field(ge=1)
+    joint_forward: bool
+    metric: Literal["euclidean", "cosine"]
+    scale: float = Field(gt=0)
+    kl_source: Literal["episode", "aux", "none"]
+    aux_weight: float | None = Field(None, ge=0)
+    schedule: Literal["cosine", "halving", "constant"]
+    halve_every: int = Field(ge=1)
+    epoch: int = Field(ge=1)
+    val_episodes: int = Field(ge=2, le=10**5)
+    val_way: int = Field(ge=2)
+    val_shot: int = Field(ge=1)
+    val_query: int = Field(ge=1)
+
+    @property
+    def auxiliary_weight(self) -> float:
+        """Weight of the auxiliary classifier on all training classes; 0 means there is none."""
+        return self.aux_weight if self.aux_weight is not None else float(self.kl_source == "aux")
+
+    @property
+    def has_classifier(self) -> bool:
+        return bool(self.auxiliary_weight)
+
+    @model_validator(mode="after")
+    def _auxiliary_has_weight(self) -> FewShotConfig:
+        if self.kl_source == "aux" and not self.auxiliary_weight:
+            raise UserError("kl_source = aux teaches an auxiliary classifier: give it a weight, --set aux_weight=1.")
+        return self
+
+
+class ClassifyConfig(Config):
+    """Peers on batches of labelled images."""
+
+    unit = "step"
+
+    task: Literal["classify"] = "classify"
+    download: bool
+    decode: Literal["once", "always"]
+    val_share: float = Field(ge=0, lt=1)
+    images_per_class: int | None = Field(None, ge=1)
+    epochs: int = Field(ge=1, le=10**6)
+    batch: int = Field(ge=1)
+    momentum: float = Field(ge=0, lt=1)
+    nesterov: bool
+    periods: list[Annotated[int, Field(ge=1)]]
+    precision: Literal["float32", "bfloat16"]
+    augment: Literal["auto", "none", "crop", "crop-flip", "resized-crop"]
+    save_every: int = Field(ge=1)
+    report: Literal["last", "validation", "best-on-test"]
+
+
+TASKS: dict[str, type[Config]] = {"few-shot": FewShotConfig, "classify": ClassifyConfig}
 
 
 def recipes() -> dict[str, Path]:
@@ -93,6 +151,7 @@ def resolve(
     options: Values | None = None,
     settings: list[str] | None = None,
     base: Config | None = None,
+    task: str | None = None,
 ) -> Config:
     """The configuration from its layers: default recipe < `config` < `options` < `settings`.
 
@@ -101,41 +160,76 @@ def resolve(
         options: of the command line; None values are not given.
         settings: "key=value" or "objective.key=value".
         base: takes the default recipe's place.
+        task: "few-shot" or "classify"; None takes that of `config`, or few-shot.
 
     Raises:
-        UserError: for an unknown key, a value of the wrong kind, or a file that cannot be read.
+        UserError: for an unknown key, a value of the wrong kind, a file that cannot be read, or one of another task.
     """
     given = _merge({k: v for k, v in (options or {}).items() if v is not None}, _parse_settings(settings or []))
-    if base is None and config is None and given.get("data") == "mini-imagenet":
-        config = "paper"
-    lower, file = [base.model_dump() if base else _read(recipes()["default"])], {}
+    file = _read(recipes().get(config, Path(config))) if config is not None else {}
+    task = _task_of(base.task if base else file.get("task", task or "few-shot"), task, config)
+    lower = [base.model_dump() if base else _read(recipes()[RECIPE_OF[task][""]])]
+    if base is None and config is None:
+        config = RECIPE_OF[task].get(str(given.get("data")))
+        file = _read(recipes()[config]) if config else {}
     if config in recipes():
-        lower.append(_read(recipes()[config]))
-    elif config is not None:
-        file = _read(Path(config))
+        lower.append(file)
+        file = {}
+    lower, file = _conditions(lower, file, given)
     if given.get("method", file.get("method")) != file.get("method") and "method" in file:
         lower.append({"objective": file.pop("objective", {})})  # options of the method that `given` replaces
     explicit = _merge(file, given)
     merged = _merge(*lower, explicit)
-    _check_names(merged)
+    _check_names(merged, task)
     if base is None:
-        merged = _merge(merged, defaults_of(merged["method"]), explicit)
+        own = {name: v for name, v in defaults_of(merged["method"]).items() if name in TASKS[task].model_fields}
+        merged = _merge(merged, own, explicit)
     merged["objective"] = _objective(merged["method"], _merge(*lower)["objective"], explicit.get("objective", {}))
     for name in ("data", "root", "teacher"):  # a saved configuration must hold from any directory
         value = merged.get(name)
         if isinstance(value, str) and value and value not in NAMED_DATA and Path(value).exists():
             merged[name] = str(Path(value).resolve())
-    return _validate(merged)
+    return _validate(TASKS[task], merged)
 
 
-def _check_names(values: Values) -> None:
+def _task_of(found: Any, asked: str | None, config: str | None) -> str:
+    """The task of a configuration, which must be the one that is asked for."""
+    if found not in TASKS:
+        raise unknown("task", str(found), TASKS)
+    if asked not in (None, found):
+        command = {"few-shot": "train", "classify": "classify"}[found]
+        raise UserError(
+            f"{config} is a configuration for 'fewshot-mcl {command}': use that command, or another --config."
+        )
+    return str(found)
+
+
+def _conditions(lower: list[Values], file: Values, given: Values) -> tuple[list[Values], Values]:
+    """The layers with their `[[when]]` tables resolved.
+
+    Such a table names keys with the values they may have, and under `then` what holds in that case: a recipe differs
+    by method, network and data.
+    """
+    chosen = _merge(*lower, file, given)
+
+    def resolved(layer: Values) -> Values:
+        cases = [dict(case) for case in layer.pop("when", [])]
+        met = (
+            then for case in cases for then in [case.pop("then")] if all(chosen.get(k) in v for k, v in case.items())
+        )
+        return _merge(layer, *met)
+
+    return [resolved(layer) for layer in lower], resolved(file)
+
+
+def _check_names(values: Values, task: str) -> None:
     for name, valid in (("method", METHODS), ("backbone", BACKBONES)):
         if str(values[name]) not in valid and "/" not in str(values[name]):  # a library's model
             raise unknown(name, str(values[name]), valid)
     for name in values:
-        if name not in Config.model_fields:
+        if name not in TASKS[task].model_fields:
             options = (f"objective.{option}" for option in options_of(values["method"]))
-            raise unknown("config key", name, [*Config.model_fields, *options])
+            raise unknown("config key", name, [*TASKS[task].model_fields, *options])
 
 
 def _objective(method: str, lower: Values, explicit: Values) -> Values:
@@ -200,11 +294,8 @@ def _wrong(name: str, error: ValidationError) -> UserError:
     return UserError(f"{name} = {str(first['input'])[:80]}: {reason}.")
 
 
-def _validate(values: Values) -> Config:
+def _validate(kind: type[Config], values: Values) -> Config:
     try:
-        config = Config(**values)
+        return kind(**values)
     except ValidationError as error:
         raise _wrong(".".join(str(part) for part in error.errors()[0]["loc"]), error) from error
-    if config.kl_source == "aux" and not config.auxiliary_weight:
-        raise UserError("kl_source = aux teaches an auxiliary classifier: give it a weight, --set aux_weight=1.")
-    return config

@@ -5,7 +5,7 @@ command.txt         the command lines that made it, one a line
 environment.json    versions and machine
 data.json           fingerprints and class names of the splits it was trained and validated on
 metrics.csv         one row every few episodes
-checkpoints/        last.json and best.json, each naming a safetensors file and its SHA-256
+checkpoints/        last.json, best.json and perhaps after-N.json, each naming a safetensors file and its SHA-256
 model.safetensors   the deployed network by itself, with model.json
 evaluations/        one JSON file an evaluation
 """
@@ -23,6 +23,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -34,11 +35,11 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from fewshot_mcl import __version__
-from fewshot_mcl.config import Config, resolve
+from fewshot_mcl.config import Config, FewShotConfig, resolve
 from fewshot_mcl.errors import UserError
 
 SCHEMA = 1
-STATE = {"best": ("val",), "last": ("best", "seconds")}  # what each checkpoint says beside its episode
+STATE = {"last": ("best", "seconds")}  # what a checkpoint says beside its step; all but the last say how good they are
 Tensors = dict[str, Tensor]
 
 
@@ -89,13 +90,17 @@ class Run:
             raise UserError(f"{path} {what}. A run directory is what 'fewshot-mcl train' prints when it starts.")
         return cls(path)
 
-    @property
+    @cached_property
     def config(self) -> Config:
         """The run's configuration."""
         return resolve(str(self.path / "config.toml"))
 
     def agreed(
-        self, config: str | None, options: dict[str, Any] | None = None, settings: list[str] | None = None
+        self,
+        config: str | None,
+        options: dict[str, Any] | None = None,
+        settings: list[str] | None = None,
+        task: str | None = None,
     ) -> Config:
         """The run's configuration, if what is given (as for `resolve`) agrees with it.
 
@@ -103,8 +108,12 @@ class Run:
             UserError: naming the first setting that does not.
         """
         saved = self.config
+        if task not in (None, saved.task):
+            raise UserError(
+                f"{self.path} is a run of the other command: 'fewshot-mcl train' is for few-shot runs, 'classify' for others."
+            )
         old = saved.flat()
-        for name, value in resolve(config, options, settings, base=saved).flat().items():
+        for name, value in resolve(config, options, settings, base=saved, task=saved.task).flat().items():
             if value != old[name]:
                 raise UserError(
                     f"{name} = {value}, but the run {self.path} has {name} = {old[name]}, and a resumed run keeps its settings. "
@@ -154,7 +163,7 @@ class Run:
         """Make (`tensors`, `state`) the checkpoint `name`; until the very end the one before stays valid."""
         data = save_tensors({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
         folder = self.path / "checkpoints"
-        file = f"{name}-{state['episode']:08d}.safetensors"
+        file = f"{name}-{state[self.config.unit]:08d}.safetensors"
         _write(folder / file, data)
         manifest = {"file": file, "sha256": hashlib.sha256(data).hexdigest(), **state}
         self.write_json(f"checkpoints/{name}.json", manifest)
@@ -163,7 +172,7 @@ class Run:
                 old.unlink()
 
     def load_checkpoint(self, name: str) -> tuple[Tensors, dict[str, Any]]:
-        """Tensors and state of the checkpoint `name` ("last" or "best").
+        """Tensors and state of the checkpoint `name` ("last", "best", "after-N"); `state[config.unit]` are the steps done.
 
         Raises:
             UserError: if there is none, or a file is damaged.
@@ -173,13 +182,15 @@ class Run:
                 f"{self.path} has no checkpoint '{name}': it was stopped before its first one. Start a new run: "
                 f"--config {self.path / 'config.toml'} with another --out."
             )
-        state = self.read_json(f"checkpoints/{name}.json", "file", "sha256", "episode", *STATE[name])
+        state = self.read_json(
+            f"checkpoints/{name}.json", "file", "sha256", self.config.unit, *STATE.get(name, ("val",))
+        )
         path = self.path / "checkpoints" / Path(str(state["file"])).name
         return _read_tensors(path, state["sha256"], f"{name}.json", self._instead(name)), state
 
     def _instead(self, name: str) -> str:
         """What is left to a user whose checkpoint `name` is lost."""
-        other = next(each for each in STATE if each != name)
+        other = "best" if name == "last" else "last"
         usable = (self.path / "checkpoints" / f"{other}.json").exists()
         advice = f", evaluate the other one (--checkpoint {other})" if usable else ""
         return f"Put the file back from a copy{advice}, or start a new run."
@@ -202,8 +213,8 @@ class Run:
         card, again = self.read_json("model.json", *keys), "Put the file back from a copy, or start a new run."
         return _read_tensors(self.path / "model.safetensors", card["sha256"], "model.json", again), card
 
-    def save_evaluation(self, content: dict[str, Any]) -> Path:
-        """Keep an evaluation under the next free number."""
+    def save_evaluation(self, content: dict[str, Any], attachments: dict[str, bytes] | None = None) -> Path:
+        """Keep an evaluation under the next free number, and beside it `attachments` as evaluation-NNN-NAME."""
         folder = self.path / "evaluations"
         try:
             folder.mkdir(exist_ok=True)
@@ -216,16 +227,18 @@ class Run:
             raise UserError(
                 f"cannot keep the evaluation in {folder}: {error.strerror}. Nothing was changed."
             ) from error
+        for name, data in (attachments or {}).items():
+            _write(folder / f"{path.stem}-{name}", data)
         self.write_json(f"evaluations/{path.name}", content)
         return path
 
-    def keep_metrics_until(self, episode: int) -> None:
-        """Drop the rows after `episode`, and half a row: a resumed run writes them again."""
+    def keep_metrics_until(self, step: int) -> None:
+        """Drop the rows after `step`, and half a row: a resumed run writes them again."""
         path = self.path / "metrics.csv"
         if not path.exists():
             return
         header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
-        good = [row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) <= episode]
+        good = [row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) <= step]
         if good != rows:
             _write(path, "".join([header, *good]).encode())
 
@@ -277,7 +290,10 @@ def environment() -> dict[str, Any]:
 def default_path(config: Config, root: Path = Path("runs")) -> Path:
     """A new directory named after the run: runs/glyphs-mcl-okd-10way-1shot-seed0, then -2, -3, ..."""
     data = re.sub(r"[^\w.]+", "-", Path(config.data).name)[:80].strip("-.") or "data"
-    stem = f"{data}-{config.method}-{config.way}way-{config.shot}shot-seed{config.seed}"
+    kind = (
+        f"{config.way}way-{config.shot}shot" if isinstance(config, FewShotConfig) else config.backbone.replace("/", "-")
+    )
+    stem = f"{data}-{config.method}-{kind}-seed{config.seed}"
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10**6))
     return next(root / name for name in names if not (root / name).exists())
 

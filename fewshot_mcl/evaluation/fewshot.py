@@ -17,10 +17,23 @@ EMBED_BATCH = 64
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 images (B, C, H, W) -> (x / 255 - mean) / std of each channel, in channels-last layout."""
+    """Images (B, C, H, W) from 0 to 255 -> (x / 255 - mean) / std of each channel, in channels-last layout."""
     scale = 1 / (255 * std)
-    images = images.to(std.dtype, memory_format=torch.channels_last)
+    images = images.to(std.dtype, memory_format=torch.channels_last, copy=True)
     return images.mul_(scale[:, None, None]).sub_((mean / std)[:, None, None])
+
+
+def channel_statistics(store: ImageStore, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel over all pixels of a store (or of some rows), on the scale [0, 1]: (C,) and (C,)."""
+    rows = torch.arange(len(store)) if rows is None else rows
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for part in rows.split(1024):
+        pixels = store.images[part].transpose(0, 1).flatten(1).double() / 255
+        count += pixels.shape[1]
+        total, squares = total + pixels.sum(1), squares + pixels.square().sum(1)
+    mean = total / count
+    variance = squares / count - mean.square()
+    return mean.float(), variance.clamp_min(1e-8).sqrt().float()
 
 
 @torch.inference_mode()

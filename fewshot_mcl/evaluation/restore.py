@@ -12,10 +12,11 @@ from fewshot_mcl import draws
 from fewshot_mcl.config import Config
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import UserError
-from fewshot_mcl.evaluation.fewshot import embed
 from fewshot_mcl.networks import create_backbone
 from fewshot_mcl.networks.backbone import Backbone
 from fewshot_mcl.networks.peers import PeerNetwork
+from fewshot_mcl.objectives import create_objective
+from fewshot_mcl.objectives.base import Objective
 from fewshot_mcl.runs import Run, Tensors
 
 
@@ -42,7 +43,7 @@ def build_peers(config: Config, channels: int, image_size: int, num_classes: int
         peers = PeerNetwork(
             config.backbone,
             config.peers,
-            num_classes if config.auxiliary_weight else None,
+            num_classes if config.has_classifier else None,
             config.share,
             config.method,
             in_channels=channels,
@@ -53,6 +54,31 @@ def build_peers(config: Config, channels: int, image_size: int, num_classes: int
                 if isinstance(module, nn.BatchNorm2d):
                     nn.init.uniform_(module.weight)
     return peers.to(memory_format=torch.channels_last)
+
+
+def build_objective(config: Config, peers: PeerNetwork, num_classes: int, labels: Tensor | None) -> Objective:
+    """The objective of a configuration, initialised from its seed.
+
+    Args:
+        config, peers: of the run.
+        num_classes: of the logits it will see.
+        labels: (N,) of the training images; None for an objective that will not learn, only form the method's ensemble.
+    """
+    options = dict(config.objective)
+    if labels is None and "beta" in options:
+        options["beta"] = 0.0  # no contrast: its memory banks are of no use in an ensemble
+    with draws.seeded(config.seed, "objective"):
+        return create_objective(
+            config.method,
+            num_peers=config.peers,
+            num_classes=num_classes,
+            feature_dim=peers.feature_dim,
+            stem_dim=peers.stem_dim,
+            labels=labels,
+            seed=config.seed,
+            feature_channels=peers.stage_channels[-1],
+            **options,
+        )
 
 
 def load_peers(run: Run, checkpoint: str, device: torch.device) -> tuple[PeerNetwork, dict[str, Any]]:
@@ -72,19 +98,27 @@ def load_peers(run: Run, checkpoint: str, device: torch.device) -> tuple[PeerNet
 def load_deployed(run: Run) -> tuple[Backbone, dict[str, Any]]:
     """The deployed network of a finished run, in evaluation mode, and what model.json says of it.
 
-    It takes images (B, C, H, W) as `evaluation.fewshot.normalise` makes them with the card's `mean` and `std`.
+    It takes images (B, C, H, W) as `evaluation.fewshot.normalise` makes them with the card's `mean` and `std`, and gives
+    features, or logits where it was trained to classify.
 
     Raises:
         UserError: if the run is not finished, or a file is damaged.
     """
     tensors, card = run.load_model()
-    network = create_backbone(card["backbone"], in_channels=card["in_channels"], image_size=card["image_size"])
+    network = create_backbone(
+        card["backbone"], card.get("num_classes"), in_channels=card["in_channels"], image_size=card["image_size"]
+    )
     load_state(network, tensors, str(run.path))
     return network.eval().to(memory_format=torch.channels_last), card
 
 
-def teacher_features(config: Config, store: ImageStore, device: torch.device) -> Tensor:
-    """(N, D) features that the deployed network of the run `config.teacher` makes of the training images.
+def load_teacher(config: Config, store: ImageStore, size: int) -> tuple[Backbone, Tensor, Tensor]:
+    """The deployed network of the run `config.teacher`, up to its features, and the (C,) mean and deviation it wants.
+
+    Args:
+        config: names the teacher.
+        store: the training images.
+        size: side of the images that the student sees.
 
     Raises:
         UserError: if no teacher is named, or it was trained on other classes or images of another shape.
@@ -93,21 +127,21 @@ def teacher_features(config: Config, store: ImageStore, device: torch.device) ->
         raise UserError(
             f"method '{config.method}' learns from a trained network: name its run directory, --teacher RUN."
         )
-    run = Run.open(Path(config.teacher))
+    run, channels = Run.open(Path(config.teacher)), store.shape[0]
     network, card = load_deployed(run)
-    if (card["in_channels"], card["image_size"]) != store.shape[:2]:
-        size, channels = card["image_size"], card["in_channels"]
+    if (card["in_channels"], card["image_size"]) != (channels, size):
+        own, planes = card["image_size"], card["in_channels"]
         raise UserError(
-            f"the teacher {run.path} takes images of {size}x{size}x{channels}, not {store.shape[1]}x{store.shape[2]}x"
-            f"{store.shape[0]}: use --image-size {size} --color {'grey' if channels == 1 else 'rgb'}, or another teacher."
+            f"the teacher {run.path} takes images of {own}x{own}x{planes}, not {size}x{size}x{channels}: use --image-size {own} "
+            f"--color {'grey' if planes == 1 else 'rgb'}, or another teacher."
         )
     if foreign := sorted(set(run.data("train")["classes"]) - set(store.class_names)):
         raise UserError(
             f"the teacher {run.path} was trained on {len(foreign)} classes that are not training classes here ({foreign[0]}, "
             "...): what it knows of them would leak. Use a teacher trained on the same data."
         )
-    mean, std = (torch.tensor(card[name], device=device) for name in ("mean", "std"))
-    return embed(network.to(device), store, mean, std)
+    network.classifier = None
+    return network, torch.tensor(card["mean"]), torch.tensor(card["std"])
 
 
 def load_state(module: nn.Module, tensors: Tensors, where: str) -> None:

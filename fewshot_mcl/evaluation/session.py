@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fewshot_mcl.config import FewShotConfig
 from fewshot_mcl.data.episodes import Episodes, EpisodeSampler
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.data.sources import open_source
@@ -59,6 +60,7 @@ def evaluate_run(
         UserError: if a class to be tested was a class of training, a class is too small, or a file is damaged.
     """
     config, trained = run.config, run.data("train")
+    assert isinstance(config, FewShotConfig)
     store, notes = _load(run, protocol.split, data, root)
     if store.split != "train":
         _refuse_overlap(store, trained["classes"])

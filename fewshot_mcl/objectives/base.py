@@ -79,6 +79,10 @@ class Objective(nn.Module):
         assert out.logits is not None
         return out.logits.mean(0)
 
+    def ensemble_modules(self) -> nn.ModuleDict:
+        """What of its modules `ensemble` needs, by attribute name."""
+        return nn.ModuleDict()
+
 
 def with_total(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     """The terms and their sum."""

@@ -55,6 +55,9 @@ class One(Objective):
         check_same_images(out)
         return torch.einsum("bm,mbc->bc", self.weights(out), out.logits)
 
+    def ensemble_modules(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"gate": self.gate})
+
     def logit_terms(self, out: PeerOutputs, targets: Tensor, epoch: float) -> dict[str, Tensor]:
         assert out.logits is not None
         gated = self.ensemble(out)

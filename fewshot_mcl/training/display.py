@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 from rich.console import Console, Group, RenderableType
@@ -22,11 +23,14 @@ def network_label(name: str, peers: int) -> str:
     return f"{name} (deployed)" if name == f"peer {peers - 1}" else name
 
 
+Where = Callable[[int], str]  # steps done -> "episode 100/600", "epoch 3/20"
+
+
 class LineDisplay:
     """One line for every validation."""
 
-    def __init__(self, console: Console, episodes: int, peers: int, protocol: str) -> None:
-        self.console, self.episodes, self.peers, self.protocol = console, episodes, peers, protocol
+    def __init__(self, console: Console, steps: int, where: Where, peers: int, protocol: str) -> None:
+        self.console, self.where, self.peers, self.protocol = console, where, peers, protocol
         self._speed = ""
         self._losses = ""
 
@@ -44,11 +48,9 @@ class LineDisplay:
 
     def validation(self, number: int, results: dict[str, Result], best: bool) -> None:
         accuracies = "  ".join(f"{network_label(name, self.peers)} {percent(r)}" for name, r in results.items())
-        mark = "  best so far" if best else ""
-        self.console.print(
-            f"episode {number}/{self.episodes}  {self._losses}  |  {self.protocol}: {accuracies} %{mark}  |  {self._speed}",
-            soft_wrap=True, highlight=False, markup=False,
-        )  # fmt: skip
+        found = [f"{self.protocol}: {accuracies} %{'  best so far' if best else ''}"] if results else []
+        line = "  |  ".join([f"{self.where(number)}  {self._losses}", *found, self._speed])
+        self.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 class LiveDisplay:
@@ -56,13 +58,12 @@ class LiveDisplay:
 
     SHOWN = 4  # validations side by side
 
-    def __init__(self, console: Console, episodes: int, peers: int, protocol: str) -> None:
-        self.peers, self.protocol = peers, protocol
+    def __init__(self, console: Console, steps: int, where: Where, peers: int, protocol: str) -> None:
+        self.where, self.peers, self.protocol = where, peers, protocol
         self._bar = Progress(
-            TextColumn("episode {task.completed:.0f}/{task.total:.0f}"), BarColumn(), TextColumn("{task.description}"),
-            console=console,
-        )  # fmt: skip
-        self._task = self._bar.add_task("", total=episodes)
+            TextColumn("{task.fields[where]}"), BarColumn(), TextColumn("{task.description}"), console=console
+        )
+        self._task = self._bar.add_task("", total=steps, where=where(0))
         self._losses: dict[str, float] = {}
         self._history: list[tuple[int, dict[str, Result], bool]] = []
         self._live = Live(console=console, refresh_per_second=4)
@@ -77,17 +78,19 @@ class LiveDisplay:
 
     def step(self, number: int, images_per_second: float, seconds_left: float) -> None:
         left = timedelta(seconds=round(seconds_left))
-        self._bar.update(self._task, completed=number, description=f"{images_per_second:.0f} images/s, {left} left")
+        speed = f"{images_per_second:.0f} images/s, {left} left"
+        self._bar.update(self._task, completed=number, description=speed, where=self.where(number))
         self._live.update(self._view())
 
     def losses(self, number: int, values: dict[str, float]) -> None:
         self._losses = values
 
     def validation(self, number: int, results: dict[str, Result], best: bool) -> None:
-        self._history = [*self._history, (number, results, best)][-self.SHOWN :]
+        if results:
+            self._history = [*self._history, (number, results, best)][-self.SHOWN :]
 
     def _view(self) -> Group:
-        losses = Table(title="loss (mean of the last episodes)", title_justify="left", box=None, padding=(0, 2))
+        losses = Table(title="loss (mean of the last steps)", title_justify="left", box=None, padding=(0, 2))
         for name in self._losses:
             losses.add_column(name, justify="right", no_wrap=True)
         losses.add_row(*(f"{value:.3f}" for value in self._losses.values()))
@@ -98,7 +101,9 @@ class LiveDisplay:
             )
             accuracies.add_column("")
             for number, _, best in self._history:
-                accuracies.add_column(f"ep. {number}{' best' if best else ''}", justify="right", no_wrap=True)
+                accuracies.add_column(
+                    f"{self.where(number).partition('/')[0]}{' best' if best else ''}", justify="right", no_wrap=True
+                )
             for name in self._history[-1][1]:
                 cells = (percent(results[name]) for _, results, _ in self._history)
                 accuracies.add_row(network_label(name, self.peers), *cells)

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fewshot_mcl import draws
-from fewshot_mcl.config import Config
+from fewshot_mcl.config import FewShotConfig
 from fewshot_mcl.data.episodes import Episodes, EpisodeSampler
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import UserError
-from fewshot_mcl.evaluation.fewshot import embed, evaluate_peers, normalise
-from fewshot_mcl.evaluation.restore import build_peers
+from fewshot_mcl.evaluation.fewshot import channel_statistics, embed, evaluate_peers, normalise
+from fewshot_mcl.evaluation.restore import build_objective, build_peers, load_teacher
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks import PeerOutputs
-from fewshot_mcl.objectives import create_objective
 from fewshot_mcl.objectives import functional as F
 from fewshot_mcl.objectives.base import Objective, with_total
+from fewshot_mcl.objectives.rkd import RkdD
+from fewshot_mcl.training.loop import Plan
+
+FINAL_EPISODES = 600  # of the closing figure on the validation split
+
+
+def learning_rate(config: FewShotConfig, step: int) -> float:
+    """Of step number `step` (from 0)."""
+    if config.schedule == "cosine":
+        return config.lr * 0.5 * (1 + math.cos(math.pi * step / config.episodes))
+    return config.lr * 0.5 ** (step // config.halve_every) if config.schedule == "halving" else config.lr
 
 
 class EpisodicTask:
@@ -31,35 +44,74 @@ class EpisodicTask:
     Attributes:
         peers, objective: the modules that learn.
         mean, std: (C,) of the training images in [0, 1].
+        size: side of the images.
+        ships: which checkpoint the deployed network is taken from.
     """
 
-    def __init__(self, config: Config, train: ImageStore, val: ImageStore, device: torch.device) -> None:
+    ships = "best"
+
+    def __init__(self, config: FewShotConfig, train: ImageStore, val: ImageStore, device: torch.device) -> None:
         self.config, self.train, self.val, self.device = config, train, val, device
+        self.size = train.shape[1]
         self.sampler = _sampler(train, config.way, config.shot, config.query, config.seed, "training")
         seed = draws.key(config.seed, "validation")
         self.val_sampler = _sampler(val, config.val_way, config.val_shot, config.val_query, seed, "validation")
         self.val_episodes = self.val_sampler.sample(config.val_episodes)
         self.peers = build_peers(config, train.shape[0], train.shape[1], train.num_classes).to(device)
-        with draws.seeded(config.seed, "objective"):
-            self.objective: Objective = create_objective(
-                config.method,
-                num_peers=config.peers,
-                num_classes=train.num_classes if config.kl_source == "aux" else config.way,
-                feature_dim=self.peers.feature_dim,
-                stem_dim=self.peers.stem_dim,
-                labels=train.labels,
-                seed=config.seed,
-                feature_channels=self.peers.stage_channels[-1],
-                **config.objective,
-            ).to(device)
+        classes = train.num_classes if config.kl_source == "aux" else config.way
+        self.objective: Objective = build_objective(config, self.peers, classes, train.labels).to(device)
         self.mean, self.std = (statistic.to(device) for statistic in channel_statistics(train))
         images = config.way * (config.shot + config.query)
         self.images_per_step, self.epoch_steps = images, config.epoch
+        self.plan = Plan(config.episodes, config.log_every, config.val_every, config.val_every)
         self._targets = torch.arange(config.way, device=device).repeat_interleave(config.query)
 
     def modules(self) -> nn.ModuleDict:
         """All that is saved and trained."""
         return nn.ModuleDict({"peers": self.peers, "objective": self.objective})
+
+    def candidate(self) -> nn.ModuleDict:
+        """The peers: episodes need nothing else to be solved."""
+        return nn.ModuleDict({"peers": self.peers})
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=self.config.lr, weight_decay=self.config.weight_decay)
+
+    def learning_rate(self, step: int) -> float:
+        return learning_rate(self.config, step)
+
+    def where(self, step: int) -> str:
+        """After so many steps, in words."""
+        return f"episode {step}/{self.config.episodes}"
+
+    def protocol(self) -> str:
+        """What `validate` measures."""
+        return f"val {self.config.val_way}-way {self.config.val_shot}-shot"
+
+    def describe_data(self) -> str:
+        """The stores, for the heading of a run."""
+        train, val = self.train, self.val
+        return f"{train.num_classes} training classes ({len(train):,} images), {val.num_classes} validation classes"
+
+    def describe_steps(self) -> str:
+        """What a step is, for the heading of a run."""
+        return f"{self.config.way}-way {self.config.shot}-shot, {self.config.query} queries a class"
+
+    def card(self) -> dict[str, Any]:
+        """What the deployed network's card says of the task."""
+        return {"metric": self.config.metric, "scale": self.config.scale}
+
+    def card_protocol(self) -> dict[str, Any]:
+        """How `closing` measures."""
+        return {"way": self.config.val_way, "shot": self.config.val_shot, "query": self.config.val_query}
+
+    def use_teacher(self) -> None:
+        """Let RKD learn from the run that the configuration names, of whose features a table is made once."""
+        assert isinstance(self.objective, RkdD)
+        network, mean, std = load_teacher(self.config, self.train, self.size)
+        self.objective.set_teacher(
+            embed(network.to(self.device), self.train, mean.to(self.device), std.to(self.device))
+        )
 
     def step(self, number: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Episode `number`: the objective's terms with their "total", and each peer's query loss (for the record)."""
@@ -109,6 +161,10 @@ class EpisodicTask:
         """Every peer and the ensemble on the fixed validation episodes."""
         return self.evaluate(self.val_episodes)
 
+    def closing(self) -> dict[str, Result]:
+        """The figure a finished run ends with: on validation episodes that took no part in choosing the best checkpoint."""
+        return self.evaluate(self.val_sampler.sample(FINAL_EPISODES, start=self.config.val_episodes))
+
     def evaluate(self, episodes: Episodes) -> dict[str, Result]:
         """Every peer and the ensemble on episodes of the validation store."""
         features = embed(self.peers, self.val, self.mean, self.std)
@@ -123,15 +179,3 @@ def _sampler(store: ImageStore, way: int, shot: int, query: int, seed: int, purp
         if purpose == "validation":  # its settings have no options of their own
             advice = re.sub(r"--(way|shot|query) ", r"--set val_\1=", advice)
         raise UserError(f"{purpose} episodes: {advice}") from error
-
-
-def channel_statistics(store: ImageStore) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel over all pixels, on the scale [0, 1]: (C,) and (C,)."""
-    count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for start in range(0, len(store), 1024):
-        pixels = store.images[start : start + 1024].transpose(0, 1).flatten(1).double() / 255
-        count += pixels.shape[1]
-        total, squares = total + pixels.sum(1), squares + pixels.square().sum(1)
-    mean = total / count
-    variance = squares / count - mean.square()
-    return mean.float(), variance.clamp_min(1e-8).sqrt().float()

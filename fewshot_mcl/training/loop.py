@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -19,18 +20,43 @@ from fewshot_mcl.runs import Run, Tensors
 Results = dict[str, Result]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How much and how often, in steps.
+
+    Attributes:
+        steps: in all.
+        log_every, val_every, save_every: a row of metrics, a validation, a checkpoint; every validation is saved too.
+        keep_all: keep the candidate network of every validation, not only the best one's.
+    """
+
+    steps: int
+    log_every: int
+    val_every: int
+    save_every: int
+    keep_all: bool = False
+
+
 class Task(Protocol):
     """What the loop needs of a task."""
 
+    plan: Plan
     images_per_step: int
-
-    @property
-    def peers(self) -> nn.Module:
-        """The network whose states are candidates for the best."""
-        ...
 
     def modules(self) -> nn.ModuleDict:
         """All that is saved and trained."""
+        ...
+
+    def candidate(self) -> nn.ModuleDict:
+        """The part of it that predicts, whose states are candidates for the best."""
+        ...
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer that the task is trained with."""
+        ...
+
+    def learning_rate(self, step: int) -> float:
+        """Of step number `step` (from 0)."""
         ...
 
     def step(self, number: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -38,7 +64,7 @@ class Task(Protocol):
         ...
 
     def validate(self) -> Results:
-        """Accuracy of every network on validation data."""
+        """Accuracy of every network on validation data; empty where there are none."""
         ...
 
 
@@ -50,29 +76,22 @@ class Display(Protocol):
     def validation(self, number: int, results: Results, best: bool) -> None: ...
 
 
-def learning_rate(config: Config, step: int) -> float:
-    """Of step number `step` (from 0)."""
-    if config.schedule == "cosine":
-        return config.lr * 0.5 * (1 + math.cos(math.pi * step / config.episodes))
-    return config.lr * 0.5 ** (step // config.halve_every) if config.schedule == "halving" else config.lr
-
-
 def deployed(results: Results) -> Result:
     """The result of the network that is kept: the last peer."""
     return list(results.values())[-1 if len(results) == 1 else -2]
 
 
 class Trainer:
-    """Trains a task for `config.episodes` steps, saving into a run.
+    """Trains a task for its `plan.steps` steps, saving into a run.
 
     A step is a function of the state after the step before and of its number; so a run that is resumed from a
     checkpoint goes through the same states as one that never stopped.
     """
 
     def __init__(self, task: Task, config: Config, run: Run, display: Display) -> None:
-        self.task, self.config, self.run, self.display = task, config, run, display
+        self.task, self.plan, self.config, self.run, self.display = task, task.plan, config, run, display
         self.modules = task.modules()
-        self.optimizer = torch.optim.Adam(self.modules.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.optimizer = task.optimizer(self.modules.parameters())
         self.done = 0
         self.seconds = 0.0  # of training so far, over all sessions of the run
         self.best: float | None = None
@@ -86,22 +105,23 @@ class Trainer:
             UserError: if a loss stops being a number; the last checkpoint is from before that.
         """
         self.modules.train()
-        start, first, before = time.monotonic(), self.done, self.seconds
-        for number in range(self.done, self.config.episodes):
+        start, first, before, plan = time.monotonic(), self.done, self.seconds, self.plan
+        for number in range(self.done, plan.steps):
             self._step(number)
             self.done = number + 1
             self.seconds = before + time.monotonic() - start
             pace = (self.seconds - before) / (self.done - first)
-            self.display.step(self.done, self.task.images_per_step / pace, pace * (self.config.episodes - self.done))
-            validate = self.done % self.config.val_every == 0 or self.done == self.config.episodes
-            if validate or self.done % self.config.log_every == 0:
+            self.display.step(self.done, self.task.images_per_step / pace, pace * (plan.steps - self.done))
+            validate = self.done % plan.val_every == 0 or self.done == plan.steps
+            save = validate or self.done % plan.save_every == 0
+            if save or self.done % plan.log_every == 0:
                 self._log(validate)
-            if validate:
+            if save:
                 self.save()
 
     def _step(self, number: int) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, number)
+            group["lr"] = self.task.learning_rate(number)
         terms, figures = self.task.step(number)
         if not bool(torch.isfinite(terms["total"])):
             raise UserError(self._diagnosis(number, terms, figures))
@@ -124,8 +144,8 @@ class Trainer:
         kept = self.run.path / "checkpoints" / "last.json"
         last = f"The last good checkpoint is kept: {kept}." if kept.exists() else "There was no checkpoint yet."
         return (
-            f"the loss of episode {number + 1} is not a number: term {', '.join(bad or ['total'])}{who}{where}. {last} "
-            "Lower the learning rate (--lr) and start again."
+            f"the loss of {self.config.unit} {number + 1} is not a number: term {', '.join(bad or ['total'])}{who}{where}. "
+            f"{last} Lower the learning rate (--lr) and start again."
         )
 
     def _log(self, validate: bool) -> None:
@@ -133,9 +153,9 @@ class Trainer:
         self._sums, self._summed = {}, 0
         self.display.losses(self.done, values)
         results = self._validate() if validate else None
-        row: dict[str, Any] = {"episode": self.done, "lr": learning_rate(self.config, self.done - 1), **values}
-        networks = list(results or self._networks())
-        for name in networks:
+        rate = self.task.learning_rate(self.done - 1)
+        row: dict[str, Any] = {self.config.unit: self.done, "lr": rate, **values}
+        for name in results or self._networks():
             column = f"val {name}"
             row[column] = results[name].mean if results else ""
             row[f"{column} ci95"] = results[name].ci95 if results else ""
@@ -147,23 +167,24 @@ class Trainer:
 
     def _validate(self) -> Results:
         results = self.task.validate()
-        mean = deployed(results).mean
-        better = self.best is None or mean > self.best
+        mean = deployed(results).mean if results else None
+        better = mean is not None and (self.best is None or mean > self.best)
+        state = {self.config.unit: self.done, "val": mean}
         if better:
             self.best = mean
-            self.run.save_checkpoint(
-                "best", self._tensors(self.task.peers, "peers."), {"episode": self.done, "val": mean}
-            )
+            self.run.save_checkpoint("best", self._tensors(self.task.candidate()), state)
+        if self.plan.keep_all:
+            self.run.save_checkpoint(f"after-{self.done}", self._tensors(self.task.candidate()), state)
         self.display.validation(self.done, results, better)
         return results
 
-    def _tensors(self, module: nn.Module, prefix: str = "") -> Tensors:
-        tensors = {prefix + name: value for name, value in module.state_dict().items()}
+    def _tensors(self, modules: nn.ModuleDict) -> Tensors:
+        tensors: Tensors = dict(modules.state_dict())
         broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
         if broken:
             raise UserError(
-                f"'{broken[0]}' holds a value that is not a number after episode {self.done}; nothing was saved over the last "
-                "checkpoint. Lower the learning rate (--lr) and start again."
+                f"'{broken[0]}' holds a value that is not a number after {self.config.unit} {self.done}; nothing was saved "
+                "over the last checkpoint. Lower the learning rate (--lr) and start again."
             )
         return tensors
 
@@ -173,7 +194,8 @@ class Trainer:
         optimizer = self.optimizer.state_dict()
         for number, state in optimizer["state"].items():
             tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
-        self.run.save_checkpoint("last", tensors, {"episode": self.done, "best": self.best, "seconds": self.seconds})
+        state = {self.config.unit: self.done, "best": self.best, "seconds": self.seconds}
+        self.run.save_checkpoint("last", tensors, state)
 
     def resume(self) -> None:
         """Take up the last checkpoint of the run.
@@ -189,5 +211,5 @@ class Trainer:
         load_state(self.modules, tensors, str(self.run.path))
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
-        self.done, self.best, self.seconds = state["episode"], state["best"], state["seconds"]
+        self.done, self.best, self.seconds = state[self.config.unit], state["best"], state["seconds"]
         self.run.keep_metrics_until(self.done)

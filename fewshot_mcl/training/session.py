@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import torch
 from rich.console import Console
 
-from fewshot_mcl.config import Config
+from fewshot_mcl.config import ClassifyConfig, Config, FewShotConfig
+from fewshot_mcl.data.labelled import open_labelled
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.data.sources import open_source, training_only
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import Interrupted, UserError
-from fewshot_mcl.evaluation.restore import load_state, pick_device, teacher_features
+from fewshot_mcl.evaluation.restore import load_state, pick_device
 from fewshot_mcl.evaluation.statistics import Result
-from fewshot_mcl.networks.backbone import Backbone
-from fewshot_mcl.objectives.rkd import RkdD
 from fewshot_mcl.resources import program
 from fewshot_mcl.runs import Run, default_path
 from fewshot_mcl.training.display import LineDisplay, LiveDisplay
 from fewshot_mcl.training.episodic import EpisodicTask
 from fewshot_mcl.training.loop import Trainer, deployed
+from fewshot_mcl.training.supervised import SupervisedTask
 
-FINAL_EPISODES = 600  # of the closing figure on the validation split
+COMMANDS = {"few-shot": "train", "classify": "classify"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run has to say: results on the validation split with the best checkpoint, and the time training took."""
+    """What a finished run has to say.
+
+    Attributes:
+        results: on the validation split with the network that is deployed; empty where there is none.
+        kept: steps done when that network was kept.
+        seconds: that training took.
+    """
 
     run: Run
     results: dict[str, Result]
-    best_episode: int
+    kept: int
     seconds: float
 
 
@@ -50,47 +58,61 @@ def train(config: Config, out: Path | None, resume: bool, console: Console) -> O
         UserError: for anything the user can mend.
     """
     with training_only():
-        device = pick_device(config.device)
-        stores, notes = _load(config)
-        task = EpisodicTask(config, stores["train"], stores["val"], device)
-        if task.objective.needs_teacher:
-            cast(RkdD, task.objective).set_teacher(teacher_features(config, stores["train"], device))
-        data = {split: describe(store) for split, store in stores.items()}
-        data["train"] |= {"mean": task.mean.tolist(), "std": task.std.tolist()}
+        task, data, notes = build_task(config, pick_device(config.device))
         run = _open(out, data) if resume and out else Run.create(out or default_path(config), config, data)
-        protocol = f"val {config.val_way}-way {config.val_shot}-shot"
         display = (LiveDisplay if console.is_terminal else LineDisplay)(
-            console, config.episodes, config.peers, protocol
+            console, task.plan.steps, task.where, config.peers, task.protocol()
         )
         trainer = Trainer(task, config, run, display)
         if resume:
             trainer.resume()
-        finished = trainer.done == config.episodes and (run.path / "model.json").exists()
+        finished = trainer.done == task.plan.steps and (run.path / "model.json").exists()
         if resume and not finished:
             run.note_command()
-        _announce(console, config, run, task, notes, trainer.done)
+        _announce(console, _heading(task, run, notes, trainer.done))
         try:
             with display:
                 trainer.train()
-            return _finish(task, config, run, trainer.seconds, save=not finished)
+            return _finish(task, run, trainer.seconds, save=not finished)
         except KeyboardInterrupt:
             raise Interrupted(_left(run, trainer.done)) from None
 
 
+def build_task(
+    config: Config, device: torch.device
+) -> tuple[EpisodicTask | SupervisedTask, dict[str, Any], tuple[str, ...]]:
+    """The task of a configuration, what a run keeps of its data, and what is to be said of them.
+
+    Raises:
+        UserError: where data, method and network do not go together.
+    """
+    root, options = Path(config.root) if config.root else None, config.image_options
+    task: EpisodicTask | SupervisedTask
+    if isinstance(config, FewShotConfig):
+        source = open_source(config.data, root, options)
+        stores = {split: source.load(split, options) for split in ("train", "val")}
+        task = EpisodicTask(config, stores["train"], stores["val"], device)
+    else:
+        assert isinstance(config, ClassifyConfig)
+        source = open_labelled(config.data, root, options, config.download)
+        stores = {split: source.load(split, options) for split in source.splits if split != "test"}
+        task = SupervisedTask(config, stores["train"], stores.get("val"), device)
+    if task.objective.needs_teacher:
+        task.use_teacher()
+    data = {split: describe(store) for split, store in stores.items()}
+    data["train"] |= {"mean": task.mean.tolist(), "std": task.std.tolist(), "network_size": task.size}
+    return task, data, source.notes
+
+
 def _left(run: Run, done: int) -> str:
     """What a run that was stopped leaves behind."""
+    unit = run.config.unit
     if not (run.path / "checkpoints" / "last.json").exists():
-        return f"stopped after episode {done}, before the first checkpoint (val_every): {run.path} cannot be resumed."
-    episode = run.read_json("checkpoints/last.json", "episode")["episode"]
-    again = f"{program()} train --out {shlex.quote(str(run.path))} --resume"
-    return f"stopped after episode {done}; the checkpoint of episode {episode} is safe. Continue with: {again}"
-
-
-def _load(config: Config) -> tuple[dict[str, ImageStore], tuple[str, ...]]:
-    root = Path(config.root) if config.root else None
-    source = open_source(config.data, root, config.image_options)
-    stores = {split: source.load(split, config.image_options) for split in ("train", "val")}
-    return stores, source.notes
+        when = "val_every" if unit == "episode" else "save_every"
+        return f"stopped after {unit} {done}, before the first checkpoint ({when}): {run.path} cannot be resumed."
+    saved = run.read_json("checkpoints/last.json", unit)[unit]
+    again = f"{program()} {COMMANDS[run.config.task]} --out {shlex.quote(str(run.path))} --resume"
+    return f"stopped after {unit} {done}; the checkpoint of {unit} {saved} is safe. Continue with: {again}"
 
 
 def describe(store: ImageStore) -> dict[str, Any]:
@@ -114,53 +136,52 @@ def _open(path: Path, data: dict[str, Any]) -> Run:
     return run
 
 
-def _announce(
-    console: Console, config: Config, run: Run, task: EpisodicTask, notes: tuple[str, ...], done: int
-) -> None:
-    store = task.train
-    channels, height, width = store.shape
+def _heading(task: EpisodicTask | SupervisedTask, run: Run, notes: tuple[str, ...], done: int) -> list[str]:
+    config, store, steps = task.config, task.train, task.plan.steps
     count = sum(p.numel() for p in task.peers.parameters())
     one = sum(p.numel() for p in task.peers.deployed().parameters())
-    lines = [
+    unit = config.unit
+    remaining = f"{unit}s {done + 1} to {steps}" if done < steps else f"all {steps} {unit}s are done already"
+    return [
         f"{config.method}: {config.peers} {config.backbone} peer{'s' * (config.peers > 1)}, {count:,} parameters to train, "
         f"{one:,} in the deployed network; seed {config.seed}, on {task.device}",
-        f"{store.source}: {store.num_classes} training classes ({len(store):,} images), {task.val.num_classes} validation "
-        f"classes, {width}x{height}x{channels}, {store.resize}",
+        f"{store.source}: {task.describe_data()}, {store.shape[2]}x{store.shape[1]}x{store.shape[0]}, {store.resize}",
         *notes,
-        f"{_remaining(done, config.episodes)}: {config.way}-way {config.shot}-shot, {config.query} queries a class; "
-        f"run {run.path}",
+        f"{remaining}: {task.describe_steps()}; run {run.path}",
     ]
+
+
+def _announce(console: Console, lines: Iterable[str]) -> None:
     console.print("\n".join(map(printable, lines)), soft_wrap=True, highlight=False, markup=False)
 
 
-def _remaining(done: int, episodes: int) -> str:
-    return f"episodes {done + 1} to {episodes}" if done < episodes else f"all {episodes} episodes are done already"
-
-
-def _finish(task: EpisodicTask, config: Config, run: Run, seconds: float, save: bool) -> Outcome:
-    """Evaluate the best checkpoint on 600 validation episodes and, on `save`, write the deployed network."""
-    tensors, state = run.load_checkpoint("best")
-    load_state(task.peers, {name.removeprefix("peers."): value for name, value in tensors.items()}, str(run.path))
-    results = task.evaluate(task.val_sampler.sample(FINAL_EPISODES, start=config.val_episodes))
+def _finish(task: EpisodicTask | SupervisedTask, run: Run, seconds: float, save: bool) -> Outcome:
+    """Take the network that is deployed, see what it gives in validation and, on `save`, write it."""
+    tensors, state = run.load_checkpoint(task.ships)
+    candidate = task.candidate()
+    own = candidate.state_dict()
+    load_state(candidate, {name: value for name, value in tensors.items() if name in own}, str(run.path))
+    results, kept = task.closing(), state[run.config.unit]
     if save:
         network = task.peers.deployed()
-        network.classifier = None
-        run.save_model(network.state_dict(), _card(network, task, config, results, state["episode"]))
-    return Outcome(run, results, state["episode"], seconds)
+        if isinstance(task, EpisodicTask):
+            network.classifier = None  # of the training classes, whose work is done
+        run.save_model(network.state_dict(), _card(task, run, results, kept))
+    return Outcome(run, results, kept, seconds)
 
 
-def _card(
-    network: Backbone, task: EpisodicTask, config: Config, results: dict[str, Result], episode: int
-) -> dict[str, Any]:
-    result = deployed(results)
+def _card(task: EpisodicTask | SupervisedTask, run: Run, results: dict[str, Result], kept: int) -> dict[str, Any]:
+    config, store = task.config, task.train
+    validation = {}
+    if results:
+        result = deployed(results)
+        figures: dict[str, Any] = {"images" if config.task == "classify" else "episodes": result.episodes}
+        figures |= {"mean": result.mean, "ci95": result.ci95, "std": result.std}
+        validation = {"validation": {**task.card_protocol(), **figures, "split": "val"}}
     return {
-        "backbone": config.backbone, "in_channels": task.train.shape[0], "image_size": task.train.shape[1],
-        "feature_dim": network.feature_dim, "mean": task.mean.tolist(), "std": task.std.tolist(),
-        "color": config.color, "resize": task.train.resize, "metric": config.metric, "scale": config.scale,
-        "method": config.method, "peer": config.peers - 1, "seed": config.seed, "episode": episode,
-        "trained_on": task.train.source, "classes": list(task.train.class_names),
-        "validation": {
-            "way": config.val_way, "shot": config.val_shot, "query": config.val_query, "episodes": result.episodes,
-            "mean": result.mean, "ci95": result.ci95, "std": result.std, "split": "val",
-        },
+        "task": config.task, "backbone": config.backbone, "in_channels": store.shape[0], "image_size": task.size,
+        "stored_size": store.shape[1], "feature_dim": task.peers.feature_dim, "mean": task.mean.tolist(),
+        "std": task.std.tolist(), "color": config.color, "resize": store.resize, "method": config.method,
+        "peer": config.peers - 1, "seed": config.seed, config.unit: kept, "checkpoint": task.ships,
+        "trained_on": store.source, "classes": list(store.class_names), **task.card(), **validation,
     }  # fmt: skip

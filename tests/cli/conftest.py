@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from command_line import TINY, Answer, split_folders
 
 from fewshot_mcl import cli as command_line_interface
-from fewshot_mcl.training import session
+from fewshot_mcl.training import episodic
 
 Cli = Callable[..., Answer]
 
@@ -44,7 +44,7 @@ def _one_thread() -> Iterator[None]:
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(session, "FINAL_EPISODES", 8)
+    monkeypatch.setattr(episodic, "FINAL_EPISODES", 8)
     return lambda *arguments: call(arguments, monkeypatch, capfd)
 
 
@@ -65,7 +65,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished MCL-OKD run; not to be written to."""
     path = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "FINAL_EPISODES", 8)
+        patch.setattr(episodic, "FINAL_EPISODES", 8)
         patch.setattr(sys, "argv", ["fewshot-mcl", "train", "--data", str(data), *TINY, "--out", str(path)])
         with pytest.raises(SystemExit) as exit_:
             command_line_interface.main()

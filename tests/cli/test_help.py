@@ -10,8 +10,8 @@ import tomllib
 import pytest
 
 from fewshot_mcl import __version__
-from fewshot_mcl.cli import RECIPE
-from fewshot_mcl.config import Config, recipes
+from fewshot_mcl.cli import CLASS_RECIPE, CLASS_RECIPES, RECIPE, RECIPES
+from fewshot_mcl.config import TASKS, recipes
 from fewshot_mcl.networks import BACKBONES
 from fewshot_mcl.objectives import METHODS
 from fewshot_mcl.resources import program
@@ -32,7 +32,9 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
 
-@pytest.mark.parametrize("arguments", ["--help", "--version", "train --help", "evaluate --help", "data check --help"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "--version", "train --help", "classify --help", "evaluate --help", "data check --help"]
+)
 def test_help_and_version_import_no_torch(arguments: str) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "fewshot_mcl", *arguments.split()]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -56,24 +58,40 @@ def test_nothing_asked_is_answered_with_help(cli) -> None:
 
 def test_train_help_names_all_that_there_is(cli) -> None:
     text = cli("train", "--help").out
-    for name in (*OPTIONS, *METHODS, *BACKBONES, *recipes(), "Data", "Method", "Training", "Run"):
+    for name in (*OPTIONS, *METHODS, *BACKBONES, *RECIPES, "Data", "Method", "Training", "Run"):
         assert name in text
     for name in ("data", "method", "backbone", "peers", "episodes", "way", "shot", "query", "lr", "seed"):
         line = next(line for line in text.splitlines() if f"--{name} " in line)
         assert f"[default: ({RECIPE[name]}" in line
 
 
-def test_the_default_recipe_names_every_key(cli) -> None:
-    saved = tomllib.loads(recipes()["default"].read_text(encoding="utf-8"))
-    optional = {"root", "image_size", "aux_weight", "teacher", "out"}
-    assert set(Config.model_fields) - optional == set(saved)
+def test_classify_help_names_all_that_there_is(cli) -> None:
+    text = cli("classify", "--help").out
+    data = ("glyphs", "cifar100", "fashion-mnist", "imagenet", "--root")
+    for name in ("--epochs", "--batch", "--teacher", "--resume", *data, *METHODS, *BACKBONES, *CLASS_RECIPES):
+        assert name in text
+    for name in ("data", "method", "backbone", "epochs"):
+        line = next(line for line in text.splitlines() if f"--{name} " in line)
+        assert f"[default: ({CLASS_RECIPE[name]}" in line
+
+
+def test_every_recipe_is_of_one_command() -> None:
+    assert {*RECIPES, *CLASS_RECIPES} == set(recipes())
+    assert not set(RECIPES) & set(CLASS_RECIPES)
+
+
+@pytest.mark.parametrize(("recipe", "task"), [("default", "few-shot"), ("classify", "classify")])
+def test_the_default_recipe_names_every_key(recipe: str, task: str) -> None:
+    saved = tomllib.loads(recipes()[recipe].read_text(encoding="utf-8"))
+    optional = {"root", "image_size", "aux_weight", "teacher", "out", "images_per_class"}
+    assert set(TASKS[task].model_fields) - optional == set(saved) - optional
 
 
 def test_evaluate_help(cli) -> None:
     text = cli("evaluate", "--help").out
     for name in ["--episodes", "--way", "--shot", "--query", "--seed", "--data", "--json", "--peers", "--checkpoint"]:
         assert name in text
-    assert "[default: 600]" in text
+    assert "[default: (600)]" in text
     assert "[default: (1 and 5)]" in text
 
 

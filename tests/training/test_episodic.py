@@ -12,9 +12,9 @@ from fewshot_mcl.config import Config, resolve
 from fewshot_mcl.data import ImageOptions, ImageStore, open_source
 from fewshot_mcl.data.sources import ForbiddenSplitError, training_only
 from fewshot_mcl.errors import UserError
+from fewshot_mcl.evaluation.fewshot import channel_statistics
 from fewshot_mcl.objectives import METHODS
-from fewshot_mcl.training.episodic import EpisodicTask, channel_statistics
-from fewshot_mcl.training.loop import learning_rate
+from fewshot_mcl.training.episodic import EpisodicTask, learning_rate
 
 SMALL = {"way": 3, "shot": 2, "query": 3, "val_way": 3, "val_query": 2, "val_episodes": 5, "peers": 2, "episodes": 10}
 

@@ -1,0 +1,108 @@
+"""What commands print: lines and tables of what was found, names from files made safe."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from fewshot_mcl.data.names import printable
+from fewshot_mcl.resources import program
+
+if TYPE_CHECKING:
+    from fewshot_mcl.training.session import Outcome
+
+
+def print_lines(*lines: str) -> None:
+    """Each on a line of its own, whatever names are in it."""
+    print("\n".join(map(printable, lines)))
+
+
+def print_table(columns: list[str], rows: list[list[str]]) -> None:
+    """A table without lines, its first column to the left."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2))
+    for name in columns:
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def training_lines(outcome: Outcome) -> Iterator[str]:
+    """How training ended, and what to do next."""
+    from fewshot_mcl.config import FewShotConfig
+    from fewshot_mcl.training.display import network_label, percent
+
+    config, run = outcome.run.config, outcome.run.path
+    minutes, seconds = divmod(round(outcome.seconds), 60)
+    yield ""
+    if isinstance(config, FewShotConfig):
+        first = next(iter(outcome.results.values()))
+        yield f"Trained in {minutes} min {seconds} s. Best checkpoint by validation: episode {outcome.kept}."
+        yield (
+            f"Accuracy on the validation split, {config.val_way}-way {config.val_shot}-shot, {config.val_query} queries a class, "
+            f"{first.episodes} episodes not used for choosing it, mean ± 95% interval:"
+        )
+        yield from (f"  {network_label(name, config.peers):<18} {percent(r)} %" for name, r in outcome.results.items())
+        yield "Next, on the test split (classes that training has not seen and did not choose by):"
+        yield f"  {program()} evaluate {shlex.quote(str(run))}"
+    else:
+        yield f"Trained in {minutes} min {seconds} s. Run: {run}"
+
+
+def print_evaluation(content: dict[str, Any], shown: list[dict[str, Any]]) -> None:
+    """Accuracies on episodes, with their protocol."""
+    first = shown[0]
+    print_lines(
+        f"{content['run']}: {content['method']}, {content['backbone']}, {content['checkpoint']} checkpoint (episode "
+        f"{content['checkpoint_episode']})",
+        f"{content['data']}, {first['split']} split: {content['classes']} classes, {content['images']} images, "
+        f"{content['image_size']} pixels, {content['resize']}",
+        f"{first['way']}-way, {first['query']} queries a class, {first['episodes']} episodes, seed {first['seed']}; accuracy in "
+        f"% ± 95% interval (1.96 s / sqrt E over episodes)",
+        *content["notes"],
+    )
+    rows = [
+        [_label(content, r), str(r["shot"]), f"{100 * r['mean']:.2f} ± {100 * r['ci95']:.2f}", f"{100 * r['std']:.2f}"]
+        for r in shown
+    ]
+    print_table(["", "shot", "accuracy", "deviation"], rows)
+    print_lines(f"every episode's accuracy: {content['file']}")
+
+
+CHECKPOINTS = {
+    "last": "last epoch",
+    "best": "best by validation",
+    "best-on-test": "best on test: chosen by these very images",
+}
+
+
+def print_classification(content: dict[str, Any]) -> None:
+    """Errors on test images, with their protocol; the headline first."""
+    results, headline = content["results"], content["headline"]
+    deployed = next(r for r in results if (r["checkpoint"], r["network"]) == (headline, content["deployed"]))
+    print_lines(
+        f"{content['data']}, test split: {content['classes']} classes, {content['images']} images, "
+        f"{content['image_size']} pixels, {content['resize']}",
+        *content["notes"],
+        f"{content['method']}, {content['backbone']}, {content['epochs']} epochs, seed {content['seed']}. Deployed network, "
+        f"{CHECKPOINTS[headline]}: top-1 error {_error(deployed, 'top1')} %",
+        "error in % ± 95% interval (1.96 s / sqrt N over test images)",
+    )
+    for checkpoint in dict.fromkeys([headline, *(r["checkpoint"] for r in results)]):
+        rows = [r for r in results if r["checkpoint"] == checkpoint]
+        print_lines(f"{CHECKPOINTS[checkpoint]}:")
+        print_table(["", "top-1", "top-5"], [[_label(content, r), _error(r, "top1"), _error(r, "top5")] for r in rows])
+    print_lines(f"accuracy by class, confusion matrix and every answer: {content['file']} and the files beside it")
+
+
+def _label(content: dict[str, Any], result: dict[str, Any]) -> str:
+    name: str = result["network"]
+    return f"{name} (deployed)" if name == content["deployed"] else name
+
+
+def _error(result: dict[str, Any], which: str) -> str:
+    return f"{100 * result[f'{which}_error']:.2f} ± {100 * result[f'{which}_ci95']:.2f}"
