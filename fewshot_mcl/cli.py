@@ -19,7 +19,7 @@ from fewshot_mcl.errors import Interrupted, UserError, unknown
 from fewshot_mcl.networks import BACKBONES
 from fewshot_mcl.objectives import METHODS
 from fewshot_mcl.resources import program, resource_dir
-from fewshot_mcl.screen import print_classification, print_evaluation, print_lines, training_lines
+from fewshot_mcl.screen import print_classification, print_estimates, print_evaluation, print_lines, training_lines
 
 if TYPE_CHECKING:
     from fewshot_mcl.training.session import Outcome
@@ -141,6 +141,15 @@ Settings = Annotated[
 ]
 Out = Annotated[Path | None, _option(RUN, "The run directory to make.", default="a new one under runs/")]
 Resume = Annotated[bool, _option(RUN, "Continue the run in --out.", "--resume")]
+
+
+ProtocolName = Annotated[
+    str | None,
+    _option(
+        EPISODES,
+        "paper-text: 600 episodes of 15 queries, as the paper says; baseline-repo: 2,000 of 30, as its intervals fit.",
+    ),
+]
 
 
 @app.command()
@@ -267,6 +276,7 @@ def evaluate(
     ] = None,
     query: Annotated[int | None, _option(EPISODES, "Query images of each class.", default=15)] = None,
     seed: Annotated[int | None, _option(EPISODES, "Of the episodes.", default=0)] = None,
+    protocol: ProtocolName = None,
     split: Annotated[str, _given(DATA, "test or val.")] = "test",
     data: Annotated[
         str | None, _option(DATA, "Other data, for a cross-domain test: as for train.", default="the run's own")
@@ -295,19 +305,80 @@ def evaluate(
         content = evaluate_classifier(opened, data=data, root=root, device=device)
         print(json.dumps(content)) if as_json else print_classification(content)
         return
-    from fewshot_mcl.evaluation.session import Protocol, evaluate_run
+    from fewshot_mcl.evaluation.session import Protocol, evaluate_run, preset
 
-    counts = {name: asked if asked is not None else usual for name, (asked, usual) in {
-        "way": (way, 5), "query": (query, 15), "episodes": (episodes, 600), "seed": (seed, 0),
-    }.items()}  # fmt: skip
-    protocol = Protocol(shots=tuple(dict.fromkeys(shot or (1, 5))), split=split, **counts)
-    content = evaluate_run(opened, protocol, checkpoint=checkpoint, data=data, root=root, device=device)
+    usual_episodes, usual_query = preset(protocol or "paper-text")
+    asked = {
+        "way": (way, 5), "query": (query, usual_query), "episodes": (episodes, usual_episodes), "seed": (seed, 0),
+    }  # fmt: skip
+    counts = {name: usual if value is None else value for name, (value, usual) in asked.items()}
+    measured = Protocol(shots=tuple(dict.fromkeys(shot or (1, 5))), split=split, **counts)
+    content = evaluate_run(opened, measured, checkpoint=checkpoint, data=data, root=root, device=device)
     shown = [r for r in content["results"] if peers or r["network"] == content["deployed"]]
     if as_json:
         lean = [{key: value for key, value in r.items() if key != "accuracies"} for r in shown]
         print(json.dumps(content | {"results": lean}))
     else:
         print_evaluation(content, shown)
+
+
+TABLE, CELLS = "Table", "Cells"
+
+
+@app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(help="table1, table2, table3, table4 or ablation.", show_default=False)],
+    rows: Annotated[list[str] | None, _option(TABLE, "Rows; may be repeated.", default="all")] = None,
+    columns: Annotated[list[str] | None, _option(TABLE, "Columns; may be repeated.", default="all")] = None,
+    seeds: Annotated[int, _given(TABLE, "Runs of each cell.")] = 3,
+    data: Annotated[str | None, _option(DATA, "As for train or classify.", default="the table's own")] = None,
+    root: Root = None,
+    epochs: Annotated[
+        int | None, _option(TRAINING, "Of table1, table2, table3, ablation.", default="by recipe")
+    ] = None,
+    episodes: Annotated[int | None, _option(TRAINING, "Training episodes of table4.", default="by recipe")] = None,
+    config: Annotated[
+        str | None,
+        _option(
+            TRAINING,
+            f"A TOML file, or a recipe: {', '.join([*CLASS_RECIPES, *RECIPES])}.",
+            default="that of the table's data",
+        ),
+    ] = None,
+    settings: Settings = None,
+    protocol: ProtocolName = None,
+    jobs: Annotated[int, _given(RUN, "Runs at a time.")] = 1,
+    out: Annotated[
+        Path | None, _option(RUN, "Folder of the runs and the table; tables may share it.", default="reproduced/DATA")
+    ] = None,
+    dry_run: Annotated[bool, _option(RUN, "Only list the runs, with what each would take.", "--dry-run")] = False,
+) -> None:
+    """Train the cells of a table of the paper that are not done yet, and write the table: the paper's figures and ours."""
+    from fewshot_mcl.reproduce.paper import TABLES
+
+    if table not in TABLES:
+        raise unknown("table", table, TABLES)
+    for name, value in (("seeds", seeds), ("jobs", jobs)):
+        if value < 1:
+            raise UserError(f"--{name} {value}: at least one is needed.")
+    wrong, length = ("epochs", epochs) if TABLES[table].task == "few-shot" else ("episodes", episodes)
+    if length is not None:
+        raise UserError(f"--{wrong} means nothing for {table}: use --{'episodes' if wrong == 'epochs' else 'epochs'}.")
+    from fewshot_mcl.evaluation.session import preset
+    from fewshot_mcl.reproduce.cells import Choice
+    from fewshot_mcl.reproduce.session import Request, estimates
+    from fewshot_mcl.reproduce.session import reproduce as run
+
+    named = {"data": data, "root": str(root) if root else None, "epochs": epochs, "episodes": episodes}
+    options = {name: value for name, value in named.items() if value is not None}
+    choice = Choice(tuple(rows or ()), tuple(columns or ()), seeds, config, options, tuple(settings or ()))
+    folder = out or Path("reproduced") / Path(data or TABLES[table].data).name
+    request = Request(table, choice, folder, jobs, preset(protocol or "paper-text"))
+    if dry_run:
+        print_estimates(estimates(request, print_lines), len(request.cells()), jobs)
+        return
+    text, path = run(request, print_lines)
+    print_lines("", *text.splitlines(), f"written {path}")
 
 
 def _image_options(image_size: int | None, color: str | None, resize: str | None, on_bad_image: str | None) -> Any:

@@ -20,6 +20,7 @@ RECIPE_OF = {  # the recipe of a run whose user names none, by task and data; ""
     "few-shot": {"": "default", "mini-imagenet": "paper"},
     "classify": {"": "classify", **dict.fromkeys(("cifar100", "fashion-mnist", "imagenet"), "paper-code")},
 }
+COMMANDS = {"few-shot": "train", "classify": "classify"}  # of the command line, by task
 FINITE = ConfigDict(allow_inf_nan=False)
 Values = dict[str, Any]
 
@@ -197,9 +198,8 @@ def _task_of(found: Any, asked: str | None, config: str | None) -> str:
     if found not in TASKS:
         raise unknown("task", str(found), TASKS)
     if asked not in (None, found):
-        command = {"few-shot": "train", "classify": "classify"}[found]
         raise UserError(
-            f"{config} is a configuration for 'fewshot-mcl {command}': use that command, or another --config."
+            f"{config} is a configuration for 'fewshot-mcl {COMMANDS[found]}': use that command, or another --config."
         )
     return str(found)
 

@@ -10,6 +10,8 @@ from fewshot_mcl.data.names import printable
 from fewshot_mcl.resources import program
 
 if TYPE_CHECKING:
+    from fewshot_mcl.reproduce.cells import Cell
+    from fewshot_mcl.reproduce.estimate import Estimate
     from fewshot_mcl.training.session import Outcome
 
 
@@ -97,6 +99,26 @@ def print_classification(content: dict[str, Any]) -> None:
         print_lines(f"{CHECKPOINTS[checkpoint]}:")
         print_table(["", "top-1", "top-5"], [[_label(content, r), _error(r, "top1"), _error(r, "top5")] for r in rows])
     print_lines(f"accuracy by class, confusion matrix and every answer: {content['file']} and the files beside it")
+
+
+def print_estimates(estimates: list[tuple[Cell, Estimate]], runs: int, jobs: int) -> None:
+    """What each run of a table takes; `runs` in all, `jobs` at a time."""
+    rows = [
+        [
+            cell.path.name, "done" if cell.done else "to do", f"{e.parameters:,}", f"{e.multiply_adds / 1e6:,.1f}",
+            f"{e.seconds / 60:,.1f}", f"{e.memory / 2**20:,.0f}",
+        ]
+        for cell, e in estimates
+    ]  # fmt: skip
+    columns = ["", "first seed", "parameters", "million multiply-adds", "minutes", "MiB"]
+    print_table(columns, rows)
+    seeds = runs / max(1, len(estimates))
+    hours = sum(e.seconds for cell, e in estimates) * seeds / jobs / 3600
+    print_lines(
+        "Parameters and multiply-adds (of one image's forward) of what is trained; minutes of training from three timed steps, "
+        "without validation and tests; memory at the peak of those steps.",
+        f"{runs} runs, {jobs} at a time: about {hours:,.1f} hours, if runs side by side do not slow each other down.",
+    )
 
 
 def _label(content: dict[str, Any], result: dict[str, Any]) -> str:

@@ -13,13 +13,14 @@ from fewshot_mcl.data.episodes import Episodes, EpisodeSampler
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.data.sources import open_source
 from fewshot_mcl.data.store import ImageStore
-from fewshot_mcl.errors import UserError
+from fewshot_mcl.errors import UserError, unknown
 from fewshot_mcl.evaluation.fewshot import embed, evaluate_peers
 from fewshot_mcl.evaluation.restore import load_peers, pick_device
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.runs import Run
 
 MOST_EPISODES = 1_000_000
+PROTOCOLS = {"paper-text": (600, 15), "baseline-repo": (2000, 30)}  # episodes and queries a class: the sources disagree
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,13 @@ class Protocol:
     episodes: int
     seed: int
     split: str = "test"
+
+
+def preset(name: str) -> tuple[int, int]:
+    """Episodes and queries a class of one of `PROTOCOLS`; a `UserError` where there is none of that name."""
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]
 
 
 def evaluate_run(

@@ -119,6 +119,15 @@ class Trainer:
             if save:
                 self.save()
 
+    def time_steps(self, warm_up: int, timed: int) -> float:
+        """Seconds of one step, from the first few. The run cannot be trained after that."""
+        self.modules.train()
+        for number in range(warm_up + timed):
+            if number == warm_up:
+                start = time.monotonic()
+            self._step(number)  # which reads the loss, so a GPU has finished
+        return (time.monotonic() - start) / timed
+
     def _step(self, number: int) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.task.learning_rate(number)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from fewshot_mcl.config import ClassifyConfig, Config, FewShotConfig
+from fewshot_mcl.config import COMMANDS, ClassifyConfig, Config, FewShotConfig
 from fewshot_mcl.data.labelled import open_labelled
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.data.sources import open_source, training_only
@@ -25,8 +25,6 @@ from fewshot_mcl.training.display import LineDisplay, LiveDisplay
 from fewshot_mcl.training.episodic import EpisodicTask
 from fewshot_mcl.training.loop import Trainer, deployed
 from fewshot_mcl.training.supervised import SupervisedTask
-
-COMMANDS = {"few-shot": "train", "classify": "classify"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def train(config: Config, out: Path | None, resume: bool, console: Console) -> O
 
 
 def build_task(
-    config: Config, device: torch.device
+    config: Config, device: torch.device, with_teacher: bool = True
 ) -> tuple[EpisodicTask | SupervisedTask, dict[str, Any], tuple[str, ...]]:
     """The task of a configuration, what a run keeps of its data, and what is to be said of them.
 
@@ -97,7 +95,7 @@ def build_task(
         source = open_labelled(config.data, root, options, config.download)
         stores = {split: source.load(split, options) for split in source.splits if split != "test"}
         task = SupervisedTask(config, stores["train"], stores.get("val"), device)
-    if task.objective.needs_teacher:
+    if task.objective.needs_teacher and with_teacher:
         task.use_teacher()
     data = {split: describe(store) for split, store in stores.items()}
     data["train"] |= {"mean": task.mean.tolist(), "std": task.std.tolist(), "network_size": task.size}
