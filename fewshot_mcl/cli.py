@@ -19,7 +19,14 @@ from fewshot_mcl.errors import Interrupted, UserError, unknown
 from fewshot_mcl.networks import BACKBONES
 from fewshot_mcl.objectives import METHODS
 from fewshot_mcl.resources import program, resource_dir
-from fewshot_mcl.screen import print_classification, print_estimates, print_evaluation, print_lines, training_lines
+from fewshot_mcl.screen import (
+    packing_progress,
+    print_classification,
+    print_estimates,
+    print_evaluation,
+    print_lines,
+    training_lines,
+)
 
 if TYPE_CHECKING:
     from fewshot_mcl.training.session import Outcome
@@ -388,10 +395,21 @@ def _image_options(image_size: int | None, color: str | None, resize: str | None
     return resolve("default", options).image_options
 
 
+DATA_HELP = "The path of a folder, glyphs, or mini-imagenet, cifar100, fashion-mnist, imagenet (with --root)."
+Task = Annotated[
+    str,
+    _given(
+        DATA,
+        "few-shot: splits of different classes; classify: of the same, which cifar100, fashion-mnist and imagenet are.",
+    ),
+]
+
+
 @data_app.command("check")
 def data_check(
-    data: Annotated[str, typer.Argument(help="The path of a folder, glyphs, or mini-imagenet (with --root).")],
+    data: Annotated[str, typer.Argument(help=DATA_HELP)],
     root: Root = None,
+    task: Task = "few-shot",
     image_size: ImageSize = None,
     color: Color = None,
     resize: Resize = None,
@@ -400,7 +418,7 @@ def data_check(
     """Report format, counts and problems of image data. Exit code 0 if it is ready to use, else 2."""
     from fewshot_mcl.data.check import check
 
-    report = check(data, root, _image_options(image_size, color, resize, on_bad_image))
+    report = check(data, root, _image_options(image_size, color, resize, on_bad_image), _task(task))
     print("\n".join(report.lines()))
     if not report.ok:
         raise typer.Exit(BAD_INPUT)
@@ -408,17 +426,31 @@ def data_check(
 
 @data_app.command("convert")
 def data_convert(
-    data: Annotated[str, typer.Argument(help="The path of a folder, glyphs, or mini-imagenet (with --root).")],
+    data: Annotated[str, typer.Argument(help=DATA_HELP)],
     out: Annotated[Path, typer.Option(help="The folder to write the packed store to; it must not exist.")],
     root: Root = None,
+    task: Task = "few-shot",
     image_size: ImageSize = None,
     color: Color = None,
     resize: Resize = None,
     on_bad_image: OnBadImage = None,
 ) -> None:
-    """Decode once and write a packed store, which trains from `--data OUT` without decoding again."""
-    from fewshot_mcl.data.check import convert
+    """Decode once and write a packed store, which trains from `--data OUT` without decoding again.
 
-    for path in convert(data, root, out, _image_options(image_size, color, resize, on_bad_image)):
+    Stopped, or out of disk, it goes on where it was when the same command is given again.
+    """
+    from fewshot_mcl.data.check import convert, is_labelled
+
+    options = _image_options(image_size, color, resize, on_bad_image)
+    with packing_progress() as progress:
+        folders = convert(data, root, out, options, progress, _task(task), print_lines)
+    for path in folders:
         print_lines(f"written {path}")
-    print_lines(f"Use it with: {program()} train --data {shlex.quote(str(out))}")
+    command = "classify" if is_labelled(data, task) else "train"
+    print_lines(f"Use it with: {program()} {command} --data {shlex.quote(str(out))}")
+
+
+def _task(name: str) -> str:
+    if name not in ("few-shot", "classify"):
+        raise unknown("task", name, ("few-shot", "classify"))
+    return name

@@ -35,7 +35,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from fewshot_mcl import __version__
-from fewshot_mcl.config import Config, FewShotConfig, resolve
+from fewshot_mcl.config import COMMANDS, Config, FewShotConfig, resolve
 from fewshot_mcl.errors import UserError
 
 SCHEMA = 1
@@ -110,7 +110,7 @@ class Run:
         saved = self.config
         if task not in (None, saved.task):
             raise UserError(
-                f"{self.path} is a run of the other command: 'fewshot-mcl train' is for few-shot runs, 'classify' for others."
+                f"{self.path} is a run of 'fewshot-mcl {COMMANDS[saved.task]}': continue it with that command."
             )
         old = saved.flat()
         for name, value in resolve(config, options, settings, base=saved, task=saved.task).flat().items():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fewshot_mcl.data.names import printable
@@ -31,6 +32,29 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+@contextmanager
+def packing_progress() -> Iterator[Callable[[int, int], None]]:
+    """Yields what is told how far packing has come: a bar on a terminal, a line every tenth part elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console()
+    if not console.is_terminal:
+        told = set()
+
+        def tell(done: int, total: int) -> None:
+            tenth = 10 * done // max(1, total)
+            if tenth not in told:
+                told.add(tenth)
+                print_lines(f"packed {done:,} of {total:,} images")
+
+        yield tell
+        return
+    with Progress(BarColumn(), MofNCompleteColumn(), "images", TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def training_lines(outcome: Outcome) -> Iterator[str]:
@@ -110,13 +134,13 @@ def print_estimates(estimates: list[tuple[Cell, Estimate]], runs: int, jobs: int
         ]
         for cell, e in estimates
     ]  # fmt: skip
-    columns = ["", "first seed", "parameters", "million multiply-adds", "minutes", "MiB"]
+    columns = ["", "state", "parameters", "M mult-adds", "min", "MiB"]
     print_table(columns, rows)
     seeds = runs / max(1, len(estimates))
     hours = sum(e.seconds for cell, e in estimates) * seeds / jobs / 3600
     print_lines(
-        "Parameters and multiply-adds (of one image's forward) of what is trained; minutes of training from three timed steps, "
-        "without validation and tests; memory at the peak of those steps.",
+        "Each run of the first seed: parameters and million multiply-adds (one image, forward) of what is trained; minutes of "
+        "training from three timed steps, without validation and tests; memory at the peak of those steps.",
         f"{runs} runs, {jobs} at a time: about {hours:,.1f} hours, if runs side by side do not slow each other down.",
     )
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from fewshot_mcl.data.folder import FolderSource
 from fewshot_mcl.data.images import BadImage, in_threads, read_image
+from fewshot_mcl.data.labelled import class_problems, find_labelled, open_labelled
 from fewshot_mcl.data.mini_imagenet import IMAGES_PER_CLASS, MiniImageNet
 from fewshot_mcl.data.names import first_few, printable
-from fewshot_mcl.data.packed import write_packed
+from fewshot_mcl.data.packed import PackedSource, packed_bytes, write_packed
 from fewshot_mcl.data.sources import ImageOptions, Source, find_source, open_source
+from fewshot_mcl.data.store import in_bytes
 from fewshot_mcl.errors import UserError
 
 LISTED = 20  # lines of each kind of problem that are shown
@@ -75,18 +77,22 @@ class _Image:
     digest: bytes
 
 
-def check(data: str, root: Path | None, options: ImageOptions) -> Report:
-    """Look at every image of every split of `data` (as `open_source` takes it), and report all that is wrong.
+def check(data: str, root: Path | None, options: ImageOptions, task: str = "few-shot") -> Report:
+    """Look at every image of every split of `data` (as its task opens it), and report all that is wrong.
 
     Images are counted and measured as they are: size, colour and bad-image options play no part.
     """
+    labelled = is_labelled(data, task)
     try:
-        source = find_source(data, root, options)
+        source = (find_labelled if labelled else find_source)(data, root, options)
+        problems = [*source.problems, *(class_problems(source) if labelled else [])]
     except UserError as error:
         return Report(printable(data), "not recognised", problems={"cannot be opened": [str(error)]})
     report = Report(source.name, source.format)
-    for problem in source.problems:
+    for problem in problems:
         report.add("files and classes", problem)
+    for problem in source.verify() if isinstance(source, PackedSource) else []:
+        report.add("damaged", problem)
     found = {split: _look(source, split, options, report) for split in source.splits}
     _find_duplicates(found, report)
     report.notes = tuple(dict.fromkeys((*source.notes, *_inner(source).notes, *report.notes)))
@@ -99,15 +105,24 @@ def convert(
     out: Path,
     options: ImageOptions,
     progress: Callable[[int, int], None] | None = None,
+    task: str = "few-shot",
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
-    """Decode every split of `data` and write it packed to `out`; the folders written.
+    """Decode every split of `data`, as its task opens it, and write it packed to `out`; the folders written.
 
-    `progress` is told (images done, images in all) as the work goes on.
+    `say` is told beforehand what disk it takes, and `progress` (images done, images in all) as the work goes on.
 
     Raises:
         UserError: where the data cannot be used, or `out` exists or cannot be written.
     """
-    return write_packed(open_source(data, root, options), options, out, progress)
+    source = (open_labelled if is_labelled(data, task) else open_source)(data, root, options)
+    say(f"{source.name}: the packed store takes {in_bytes(packed_bytes(source, options))} of disk")
+    return write_packed(source, options, out, progress)
+
+
+def is_labelled(data: str, task: str) -> bool:
+    """Whether `data` is opened with splits of the same classes: for classification, or because there are no others."""
+    return task == "classify" or data in ("cifar100", "fashion-mnist", "imagenet")
 
 
 def _inner(source: Source) -> Source:
