@@ -447,7 +447,8 @@ def data_convert(
     for path in folders:
         print_lines(f"written {path}")
     command = "classify" if is_labelled(data, task) else "train"
-    print_lines(f"Use it with: {program()} {command} --data {shlex.quote(str(out))}")
+    where = f"{data} --root {shlex.quote(str(out))}" if root and command == "classify" else shlex.quote(str(out))
+    print_lines(f"Use it with: {program()} {command} --data {where}")
 
 
 def _task(name: str) -> str:

@@ -47,6 +47,7 @@ class Config(BaseModel):
     method: str
     teacher: str | None = None
     backbone: str
+    weights: str | None = None
     peers: int = Field(ge=1, le=64)
     share: Literal["last-two", "last-one", "none", "paper-code"]
     bn_init: Literal["ones", "uniform"]
@@ -186,7 +187,7 @@ def resolve(
         own = {name: v for name, v in defaults_of(merged["method"]).items() if name in TASKS[task].model_fields}
         merged = _merge(merged, own, explicit)
     merged["objective"] = _objective(merged["method"], _merge(*lower)["objective"], explicit.get("objective", {}))
-    for name in ("data", "root", "teacher"):  # a saved configuration must hold from any directory
+    for name in ("data", "root", "teacher", "weights"):  # a saved configuration must hold from any directory
         value = merged.get(name)
         if isinstance(value, str) and value and value not in NAMED_DATA and Path(value).exists():
             merged[name] = str(Path(value).resolve())

@@ -74,6 +74,11 @@ def find_labelled(data: str, root: Path | None, options: ImageOptions, download:
 
 
 def _find_named(data: str, root: Path, options: ImageOptions, download: bool) -> Source:
+    if is_packed(root):
+        packed = PackedSource(root)
+        if packed.name != data:
+            raise UserError(f"{printable(root)} is a packed store of {packed.name}, not of {data}: give --data {root}.")
+        return packed
     if data == "cifar100":
         from fewshot_mcl.data.cifar import find_cifar100
 

@@ -81,7 +81,8 @@ class _Networks:
 
     def __init__(self, run: Run, config: ClassifyConfig, trained: dict[str, Any], device: torch.device) -> None:
         self.run, self.unit, classes = run, config.unit, len(trained["classes"])
-        self.peers: PeerNetwork = build_peers(config, trained["channels"], trained["network_size"], classes).to(device)
+        shape = (trained["channels"], trained["network_size"])
+        self.peers: PeerNetwork = build_peers(config, *shape, classes, pretrained=False).to(device)
         self.objective = build_objective(config, self.peers, classes, None).to(device).eval()
         self.ensembles: Ensembles = {"ensemble": self.objective.ensemble}
         if "ensemble" in config.objective:  # CL-ILR's published one leaves a peer out

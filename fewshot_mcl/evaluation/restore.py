@@ -37,8 +37,26 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def build_peers(config: Config, channels: int, image_size: int, num_classes: int) -> PeerNetwork:
-    """The peers of a configuration, initialised from its seed. `num_classes` are the training classes."""
+def build_peers(
+    config: Config, channels: int, image_size: int, num_classes: int, *, pretrained: bool = True
+) -> PeerNetwork:
+    """The peers of a configuration, initialised from its seed.
+
+    Args:
+        config: of the run.
+        channels, image_size: of the images.
+        num_classes: the training classes.
+        pretrained: start from the file `config.weights`, where it names one; no need to where a checkpoint follows.
+
+    Raises:
+        UserError: where backbone, images, sharing and weights do not go together.
+    """
+    options = {"weights": config.weights} if config.weights and pretrained else {}
+    if options and "/" not in config.backbone:
+        raise UserError(
+            f"weights = {config.weights} belong to a library's backbone (torchvision/NAME, timm/NAME), not to {config.backbone}: "
+            "leave them out."
+        )
     with draws.seeded(config.seed, "peers"):
         peers = PeerNetwork(
             config.backbone,
@@ -48,6 +66,7 @@ def build_peers(config: Config, channels: int, image_size: int, num_classes: int
             config.method,
             in_channels=channels,
             image_size=image_size,
+            **options,
         )
         if config.bn_init == "uniform":
             for module in peers.modules():
@@ -89,7 +108,8 @@ def load_peers(run: Run, checkpoint: str, device: torch.device) -> tuple[PeerNet
     """
     tensors, state = run.load_checkpoint(checkpoint)
     data = run.data("train")
-    peers = build_peers(run.config, data["channels"], data["image_size"][0], len(data["classes"]))
+    classes = len(data["classes"])
+    peers = build_peers(run.config, data["channels"], data["image_size"][0], classes, pretrained=False)
     own = {name.removeprefix("peers."): value for name, value in tensors.items() if name.startswith("peers.")}
     load_state(peers, own, str(run.path))
     return peers.to(device), state

@@ -83,7 +83,7 @@ def test_every_recipe_is_of_one_command() -> None:
 @pytest.mark.parametrize(("recipe", "task"), [("default", "few-shot"), ("classify", "classify")])
 def test_the_default_recipe_names_every_key(recipe: str, task: str) -> None:
     saved = tomllib.loads(recipes()[recipe].read_text(encoding="utf-8"))
-    optional = {"root", "image_size", "aux_weight", "teacher", "out", "images_per_class"}
+    optional = {"root", "image_size", "aux_weight", "teacher", "out", "images_per_class", "weights"}
     assert set(TASKS[task].model_fields) - optional == set(saved) - optional
 
 

@@ -1,4 +1,4 @@
-"""Models of torchvision and timm as backbones. timm is played by a fake: it is not needed to build or test this package."""
+"""Models of torchvision and timm as backbones: the libraries themselves, and fakes of what they might hold."""
 
 from __future__ import annotations
 
@@ -120,3 +120,19 @@ def test_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert whole(torch.randn(2, 1, 8, 8)).shape == (2, 5)
     with pytest.raises(UserError, match="unknown timm model"):
         create_backbone("timm/none")
+
+
+def test_peers_of_a_real_timm_model_start_from_a_file_of_its_weights(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(3)
+    model = timm.create_model("resnet10t", num_classes=7)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    peers = PeerNetwork(
+        "timm/resnet10t", 2, 5, "last-two", image_size=64, weights=tmp_path / "weights.safetensors"
+    ).eval()
+    images = torch.randn(2, 3, 64, 64)
+    expected = model.eval().forward_head(model.forward_features(images), pre_logits=True)
+    out = peers(images)
+    assert out.logits.shape == (2, 2, 5)
+    for features in out.features:
+        torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
