@@ -139,7 +139,7 @@ def print_estimates(estimates: list[tuple[Cell, Estimate]], runs: int, jobs: int
     seeds = runs / max(1, len(estimates))
     hours = sum(e.seconds for cell, e in estimates) * seeds / jobs / 3600
     print_lines(
-        "Each run of the first seed: parameters and million multiply-adds (one image, forward) of what is trained; minutes of "
+        "Each run of the first seed: parameters and million multiply-adds (one image, forward) of its peers; minutes of "
         "training from three timed steps, without validation and tests; memory at the peak of those steps.",
         f"{runs} runs, {jobs} at a time: about {hours:,.1f} hours, if runs side by side do not slow each other down.",
     )

@@ -26,7 +26,7 @@ class Estimate:
     """Of one run.
 
     Attributes:
-        parameters, multiply_adds: of the graph that is trained, the latter of one image's forward.
+        parameters, multiply_adds: of all peers, the latter of one image's forward.
         seconds: of training, without validation.
         memory: bytes at the peak, of the process or of the GPU.
     """

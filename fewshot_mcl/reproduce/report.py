@@ -33,12 +33,12 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Series:
-    """A line of the report: one network of a method's runs."""
+    """A line of the report: one network of a method's runs, and the name by which the paper's figure of it is found."""
 
     label: str
     method: str
     network: str
-    name: str  # by which the paper's figure is found
+    name: str = ""
 
 
 class Report:
@@ -71,11 +71,12 @@ class Report:
         series = []
         for name in (name for name in names if name.partition(" ")[0] in methods):
             method, _, network = name.partition(" ")
-            series.append(Series(_label(name), method, network or self.table.network, name))
             networks = next(runs for (_, each), runs in self.runs.items() if each == method)[0].networks
+            twice = self.table.network == "ensemble" and "ensemble as published" in networks
+            series.append(Series(_label(name), method, network or self.table.network, "" if twice else name))
             if self.few_shot and "ensemble" in networks:
-                series.append(Series(f"{_label(name)}, ensemble", method, "ensemble", ""))
-            if self.table.network == "ensemble" and "ensemble as published" in networks:
+                series.append(Series(f"{_label(name)}, ensemble", method, "ensemble"))
+            if twice:
                 label = f"{_label(name)}, last peer left out as published"
                 series.append(Series(label, method, "ensemble as published", name))
         return series
@@ -145,7 +146,7 @@ class Report:
         return f"{100 * value:.2f} ± {100 * mean.ci95:.2f}{spread}"
 
     def _against_baseline(self) -> str:
-        base = Series("", "baseline", "deployed", "")
+        base = Series("", "baseline", "deployed")
         others = [each for each in self.series if each.method != "baseline"]
         if not any(self._results(group, base) for group in self.groups) or not others:
             return ""
@@ -157,8 +158,9 @@ class Report:
         return head + "\n\n" + "\n".join(lines)
 
     def _against_best_rival(self) -> str:
-        ours = next((each for each in self.series if each.name == "mcl-okd"), None)
-        rivals = [each for each in self.series if each.name and not each.method.startswith(("baseline", "mcl"))]
+        main = [each for each in self.series if each.network == self.table.network]
+        ours = next((each for each in main if each.method == "mcl-okd"), None)
+        rivals = [each for each in main if not each.method.startswith(("baseline", "mcl"))]
         lines = []
         for group in self.groups:
             there = [each for each in rivals if self._results(group, each)]
