@@ -169,7 +169,8 @@ def resolve(
     """
     given = _merge({k: v for k, v in (options or {}).items() if v is not None}, _parse_settings(settings or []))
     file = _read(recipes().get(config, Path(config))) if config is not None else {}
-    task = _task_of(base.task if base else file.get("task", task or "few-shot"), task, config)
+    silent = "few-shot" if config in recipes() else task or "few-shot"  # what a file means that does not name its task
+    task = _task_of(base.task if base else file.get("task", silent), task, config)
     lower = [base.model_dump() if base else _read(recipes()[RECIPE_OF[task][""]])]
     if base is None and config is None:
         config = RECIPE_OF[task].get(str(given.get("data")))

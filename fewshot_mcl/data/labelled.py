@@ -111,7 +111,7 @@ def find_classes(root: Path, seed: int) -> FolderSource:
             named["test"] = named.pop("val")
         files = {split: _with_images(class_files(folder)) for split, folder in named.items()}
         source = FolderSource(root, "split folders (SPLIT/CLASS/image)", files)
-        if named.get("test", root).name != "test":
+        if "test" in named and named["test"].name != "test":
             source.note(f"no test/ folder: {named['test'].name}/ is the test split, validation is held out of train/")
         return source
     classes = _with_images(class_files(class_tree(root)))

@@ -15,6 +15,9 @@ TINY = shlex.split(
     "--image-size 16 --peers 2 --episodes 3 --way 3 --shot 1 --query 2 --set val_every=1 --set val_episodes=4 "
     "--set val_way=2 --set val_query=2 --set log_every=1"
 )
+TINY_CLASSIFY = shlex.split(
+    "--image-size 16 --peers 2 --epochs 2 --batch 16 --lr 0.02 --set val_every=1 --set log_every=1"
+)
 PROTOCOL = shlex.split("--episodes 5 --way 3 --shot 1 --query 2")
 
 
@@ -57,6 +60,17 @@ def split_folders(root: Path, count: int, **classes: str) -> Path:
         for j, name in enumerate(names.split()):
             for k in range(count):
                 picture(root / split / name / f"{k}.png", 10_000 * i + 100 * j + k)
+    return root
+
+
+def class_folders(root: Path, side: int = 16, **counts: int) -> Path:
+    """root/CLASS/K.png, as many as `counts` says; each class shines in a colour of its own, so there is something to learn."""
+    for j, (name, count) in enumerate(counts.items()):
+        for k in range(count):
+            pixels = np.random.default_rng((j, k)).integers(0, 256, (side, side, 3), dtype=np.uint8)
+            pixels[..., j % 3] |= 128 >> j // 3
+            (root / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(root / name / f"{k}.png")
     return root
 
 
