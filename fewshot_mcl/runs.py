@@ -23,10 +23,11 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import torch
 from safetensors import SafetensorError
@@ -36,6 +37,7 @@ from torch import Tensor
 
 from fewshot_mcl import __version__
 from fewshot_mcl.config import COMMANDS, Config, FewShotConfig, resolve
+from fewshot_mcl.data.sources import ImageOptions
 from fewshot_mcl.errors import UserError
 
 SCHEMA = 1
@@ -133,6 +135,19 @@ class Run:
             UserError: if it is missing or damaged.
         """
         return self.read_json("data.json", split)[split]
+
+    @property
+    def image_options(self) -> ImageOptions:
+        """How other images become what the training images became."""
+        trained = self.data("train")
+        color: Literal["grey", "rgb"] = "grey" if trained["channels"] == 1 else "rgb"
+        return replace(self.config.image_options, image_size=trained["image_size"][0], color=color)
+
+    def place(self, data: str | None, root: Path | None) -> tuple[str, Path | None]:
+        """`data` and `root` of a source: the run's own where none is given, which may have moved to `root`."""
+        if data is not None:
+            return data, root
+        return self.config.data, root or (Path(self.config.root) if self.config.root else None)
 
     def read_json(self, name: str, *keys: str) -> dict[str, Any]:
         """A JSON file of the run, which must have `keys`.

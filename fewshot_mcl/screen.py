@@ -31,7 +31,7 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    Console(width=500).print(table)  # a terminal wraps what is too long for it; here digits would be cut
 
 
 @contextmanager

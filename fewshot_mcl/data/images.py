@@ -157,6 +157,21 @@ def in_threads(function: Callable[[int], Result], count: int, chunk: int = 64) -
         return [result for results in pool.map(run, range(0, count, chunk)) for result in results]
 
 
+def decode_into(images: np.ndarray, paths: list[Path], resize: Resize, chunk: int = 64) -> dict[int, str]:
+    """Decode files into `images` (N, C, S, S) uint8; by place, which are no usable images and why: their pixels mean nothing."""
+    _, channels, size, _ = images.shape
+
+    def fill(i: int) -> str | None:
+        try:
+            images[i] = decode(paths[i], size, channels, resize)
+        except BadImage as error:
+            return f"{printable(paths[i])} ({error})"
+        return None
+
+    reasons = in_threads(fill, len(paths), chunk)
+    return {i: reason for i, reason in enumerate(reasons) if reason is not None}
+
+
 def decode_many(
     paths: list[Path],
     size: int,
@@ -171,20 +186,12 @@ def decode_many(
         UserError: with "refuse", where a file is no usable image; with "skip", where none is.
     """
     images = allocate_images((len(paths), channels, size, size), memory_share)
-
-    def fill(i: int) -> str | None:
-        try:
-            images[i] = decode(paths[i], size, channels, resize)
-        except BadImage as error:
-            return f"{printable(paths[i])} ({error})"
-        return None
-
-    reasons = in_threads(fill, len(paths))
-    bad = [reason for reason in reasons if reason is not None]
+    reasons = decode_into(images, paths, resize)
+    bad = list(reasons.values())
     if bad and (on_bad_image == "refuse" or len(bad) == len(paths)):
         advice = "" if len(bad) == len(paths) else " Mend or remove them, or go on without them: --on-bad-image skip."
         raise UserError(f"{len(bad)} of {len(paths)} images cannot be used: {first_few(bad)}.{advice}")
-    kept = [i for i, reason in enumerate(reasons) if reason is None]
+    kept = [i for i in range(len(paths)) if i not in reasons]
     for to, of in enumerate(kept if bad else ()):  # in place: a second array might not fit
         images[to] = images[of]
     return Decoded(images[: len(kept)], kept, bad)

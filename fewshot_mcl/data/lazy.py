@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot_mcl.data.images import BadImage, Resize, decode, in_threads
-from fewshot_mcl.data.names import first_few, printable
+from fewshot_mcl.data.images import Resize, decode_into, in_threads
+from fewshot_mcl.data.names import first_few
 from fewshot_mcl.errors import UserError
 
 A_THREAD = 4  # files that one thread decodes in a row: a batch is small
@@ -61,16 +61,7 @@ class FileImages:
 def decode_files(paths: list[Path], size: int, channels: int, resize: Resize) -> tuple[np.ndarray, dict[int, str]]:
     """Files as (N, channels, size, size) uint8, and by place which are no usable images and why: their pixels mean nothing."""
     images = np.empty((len(paths), channels, size, size), np.uint8)
-
-    def fill(i: int) -> str | None:
-        try:
-            images[i] = decode(paths[i], size, channels, resize)
-        except BadImage as error:
-            return f"{printable(paths[i])} ({error})"
-        return None
-
-    reasons = in_threads(fill, len(paths), chunk=A_THREAD)
-    return images, {i: reason for i, reason in enumerate(reasons) if reason is not None}
+    return images, decode_into(images, paths, resize, A_THREAD)
 
 
 def files_fingerprint(rule: tuple[object, ...], labels: np.ndarray, ids: Sequence[str], paths: list[Path]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,15 +113,8 @@ def _best_on_test(networks: _Networks, images: Images, run: Run) -> Found:
 
 def _load(run: Run, config: ClassifyConfig, data: str | None, root: Path | None) -> tuple[ImageStore, tuple[str, ...]]:
     """The test split, decoded as the training images were."""
-    trained = run.data("train")
-    options = replace(
-        config.image_options,
-        image_size=trained["image_size"][0],
-        color="grey" if trained["channels"] == 1 else "rgb",
-    )
-    if data is None:
-        data, root = config.data, root or (Path(config.root) if config.root else None)
-    source = open_labelled(data, root, options, config.download)
+    options = run.image_options
+    source = open_labelled(*run.place(data, root), options, config.download)
     return source.load("test", options), source.notes
 
 

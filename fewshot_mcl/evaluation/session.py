@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +94,8 @@ def evaluate_run(
 
 def _load(run: Run, split: str, data: str | None, root: Path | None) -> tuple[ImageStore, tuple[str, ...]]:
     """The split to test, decoded as the training images were."""
-    config, trained = run.config, run.data("train")
-    options = replace(
-        config.image_options,
-        image_size=trained["image_size"][0],
-        color="grey" if trained["channels"] == 1 else "rgb",
-    )
-    if data is None:
-        data, root = config.data, root or (Path(config.root) if config.root else None)
-    source = open_source(data, root, options)
+    options = run.image_options
+    source = open_source(*run.place(data, root), options)
     return source.load(split, options), source.notes
 
 

@@ -112,7 +112,10 @@ class Report:
                 "every line; best checkpoint by validation; of the deployed peer where a line does not say otherwise"
             )
             over = "episodes (1.96 s / sqrt E of the seeds' mean)"
-        return f"{what}. Mean over training seeds ± 95% interval over {over}; in brackets the deviation over seeds."
+        return (
+            f"{what}. Mean over training seeds ± 95% interval over {over}; in brackets the deviation over seeds, which the "
+            "interval does not cover."
+        )
 
     def _figures(self) -> str:
         paper = f"paper, on {self.table.data}"

@@ -123,7 +123,10 @@ def test_augmentation_is_a_function_of_images_and_generator(kind: str) -> None:
 
 def test_one_generator_goes_on_from_batch_to_batch() -> None:
     generator, images = seeded(0), pictures(8, 16, 12)
-    for augmented in (lambda: shift(images, generator, most=3, flip=True), lambda: resized_crop(images, generator, size=9)):
+    for augmented in (
+        lambda: shift(images, generator, most=3, flip=True),
+        lambda: resized_crop(images, generator, size=9),
+    ):
         assert not torch.equal(augmented(), augmented())
 
 
@@ -179,8 +182,9 @@ def test_the_matrices_scale_as_torch_does(data: st.DataObject) -> None:
     assert matrices.shape == (len(lengths), size, source)
     values = 255 * torch.rand(source, generator=seeded(0))
     for matrix, start, length in zip(matrices, starts, lengths):
-        cut = values[start : start + length].view(1, 1, length, 1)
-        expected = nnf.interpolate(cut, (size, 1), mode="bilinear", antialias=True).flatten()
+        # As two equal columns: where one side of the result alone is 1, torch 2.15 scales wrongly on the CPU.
+        cut = values[start : start + length, None].repeat(1, 2)[None, None]
+        expected = nnf.interpolate(cut, (size, 2), mode="bilinear", antialias=True)[0, 0, :, 0]
         torch.testing.assert_close(matrix @ values, expected, rtol=0, atol=1e-3)
         outside = torch.ones(source, dtype=torch.bool)
         outside[start : start + length] = False
@@ -190,11 +194,12 @@ def test_the_matrices_scale_as_torch_does(data: st.DataObject) -> None:
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 999))
 @settings(max_examples=80, deadline=None)
 def test_boxes_lie_inside_and_have_allowed_areas_and_ratios(height: int, width: int, seed: int) -> None:
+    fallback = largest(height, width)
     for top, left, tall, wide in boxes(20, height, width, seed):
         assert 0 <= top <= top + tall <= height
         assert 0 <= left <= left + wide <= width
         assert min(tall, wide) >= 1
-        if (tall, wide) == largest(height, width):
+        if (tall, wide) == fallback:
             continue
         # Each side was rounded: within half a pixel of it there are sides of an allowed area, and of an allowed ratio.
         assert (tall + 0.5) * (wide + 0.5) >= 0.08 * height * width
@@ -205,7 +210,7 @@ def test_boxes_lie_inside_and_have_allowed_areas_and_ratios(height: int, width: 
 
 def largest(height: int, width: int) -> tuple[int, int]:
     """Height and width of the largest box of a ratio between 3/4 and 4/3, in whole pixels: the obvious search."""
-    ratios = [3 / 4 + (4 / 3 - 3 / 4) * step / 10_000 for step in range(10_001)]
+    ratios = [3 / 4 + (4 / 3 - 3 / 4) * step / 2000 for step in range(2001)]
     area, ratio = max((min(width, height * r) * min(height, width / r), r) for r in ratios)
     wide = math.sqrt(area * ratio)
     return round(wide / ratio), round(wide)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from builders import class_folders, picture
 
-from fewshot_mcl.data import lazy, sources
+from fewshot_mcl.data import images, sources
 from fewshot_mcl.data.imagenet import find_imagenet
 from fewshot_mcl.data.packed import PackedSource, packed_bytes, write_packed
 from fewshot_mcl.data.sources import ImageOptions
@@ -122,7 +122,7 @@ def test_it_packs_without_fitting_the_memory(root, tmp_path):
 
 
 def test_training_never_opens_the_test_split(root, monkeypatch):
-    monkeypatch.setattr(lazy, "decode", None)
+    monkeypatch.setattr(images, "decode", None)
     with sources.training_only():
         for use in (found(root).load, found(root).chunks):
             with pytest.raises(sources.ForbiddenSplitError):

@@ -13,7 +13,7 @@ import pytest
 from builders import class_folders, split_folders
 
 from fewshot_mcl.data import folder as folder_module
-from fewshot_mcl.data import lazy, packing, sources, store
+from fewshot_mcl.data import images, packing, sources, store
 from fewshot_mcl.data.check import convert
 from fewshot_mcl.data.packed import PackedSource, packed_bytes, write_packed
 from fewshot_mcl.data.sources import ImageOptions, open_source
@@ -158,7 +158,7 @@ def _tree(folder):
 
 def _stop_at(monkeypatch, decoded, error):
     """The given number of images can be decoded; the next one raises."""
-    decode, done = lazy.decode, []
+    decode, done = images.decode, []
 
     def stopping(*arguments):
         done.append(arguments)
@@ -166,7 +166,7 @@ def _stop_at(monkeypatch, decoded, error):
             raise error
         return decode(*arguments)
 
-    monkeypatch.setattr(lazy, "decode", stopping)
+    monkeypatch.setattr(images, "decode", stopping)
     return done
 
 
