@@ -140,9 +140,12 @@ def _with_images(classes: Classes) -> Classes:
 
 
 def divide(count: int, share: float, seed: int, *purpose: str, most: int | None = None) -> tuple[Tensor, Tensor]:
-    """`range(count)`, or `most` of it, in two ordered parts drawn by `seed`; the second has about `share`, one at least."""
+    """`range(count)`, or `most` of it, in two ordered parts drawn by `seed`; the second has about `share`, one at least.
+
+    The first is left one too, where there are two.
+    """
     order = torch.randperm(count, generator=draws.generator(seed, "divide", *purpose))[:most]
-    part = max(1, round(share * len(order))) if share else 0
+    part = max(1, min(round(share * len(order)), len(order) - 1)) if share else 0
     return order[part:].sort().values, order[:part].sort().values
 
 

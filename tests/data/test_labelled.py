@@ -174,7 +174,9 @@ def test_a_class_named_like_a_split_is_a_class(tmp_path: Path) -> None:
 def test_a_class_of_one_image_cannot_be_split(tmp_path: Path) -> None:
     class_folders(tmp_path, ["a", "b"], 4)
     class_folders(tmp_path, ["lonely"], 1)
-    with pytest.raises(UserError, match=r"^class 'lonely' has one image: training and test take one each\. Add images\.$"):
+    with pytest.raises(
+        UserError, match=r"^class 'lonely' has one image: training and test take one each\. Add images\.$"
+    ):
         opened(tmp_path)
 
 
@@ -263,7 +265,9 @@ def test_data_in_files_need_a_root(name: str) -> None:
         open_labelled(name, None, ImageOptions())
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("cifar10", "cifar100"), ("glyph", "glyphs"), ("fashion", "fashion-mnist")])
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("cifar10", "cifar100"), ("glyph", "glyphs"), ("fashion", "fashion-mnist")]
+)
 def test_unknown_names_get_the_nearest_one(
     name: str, nearest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from builders import class_folders, picture, split_folders
 
-from fewshot_mcl.data import lazy, sources
+from fewshot_mcl.data import images, sources
 from fewshot_mcl.data.lazy import FileImages
 from fewshot_mcl.data.sources import ImageOptions, open_source
 from fewshot_mcl.errors import UserError
@@ -36,8 +36,8 @@ def test_always_gives_the_pixels_of_once(source, color):
 
 def test_nothing_is_decoded_before_it_is_asked_for(source, monkeypatch):
     asked = []
-    decode = lazy.decode
-    monkeypatch.setattr(lazy, "decode", lambda path, *rest: asked.append(path.name) or decode(path, *rest))
+    decode = images.decode
+    monkeypatch.setattr(images, "decode", lambda path, *rest: asked.append(path.name) or decode(path, *rest))
     store = source.load("train", ALWAYS)
     assert store.class_sizes.tolist() == [3, 4]
     assert len(store.fingerprint) == 64
