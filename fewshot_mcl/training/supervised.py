@@ -202,8 +202,12 @@ class SupervisedTask:
 
 def _require_batches_of_two(images: int, batch: int) -> None:
     """Batch norm has no deviation of one image."""
-    if min(batch, images) < 2 or images % batch == 1:
+    if images < 2:
+        raise UserError("there is one training image, and batch norm needs two or more: add images.")
+    if batch == 1 or images % batch == 1:
         last = "a batch" if batch == 1 else "the last batch of an epoch"
+        better = next((size for size in range(batch + 1, images) if images % size != 1), images)
+        better = next(size for size in range(batch + 1, images + 1) if images % size != 1)
         raise UserError(
-            f"{last} would hold one of the {images} training images, and batch norm needs two or more: use --batch {batch + 1}."
+            f"{last} would hold one of the {images} training images, and batch norm needs two or more: use --batch {better}."
         )

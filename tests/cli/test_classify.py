@@ -453,6 +453,29 @@ def test_a_validation_split_of_its_own_leaves_all_training_images_to_training(cl
     assert set(json.loads((tmp_path / "run/data.json").read_text())) == {"schema", "train", "val"}
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_validation_and_test_agree_on_the_same_images(method: str, cli, teacher: Path, tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    for split, count in (("train", 12), ("val", 7), ("test", 7)):
+        class_folders(root / split, **dict.fromkeys(COUNTS, count))
+    arguments = [
+        "--method",
+        method,
+        *METHODS[method],
+        "--epochs",
+        "1",
+        *(["--teacher", str(teacher)] * ("rkd" in method)),
+    ]
+    good(cli("classify", "--data", root, *TINY_CLASSIFY, *arguments, "--out", tmp_path / "run"))
+    with (tmp_path / "run/metrics.csv").open(newline="") as file:
+        *_, row = csv.DictReader(file)
+    found = errors(tmp_path / "run")
+    networks = [name.removeprefix("val ") for name in row if name.startswith("val ") and not name.endswith(" ci95")]
+    assert len(networks) == len([name for name in found if name.startswith("last/") and "published" not in name])
+    for name in networks:
+        assert float(row[f"val {name}"]) == pytest.approx(1 - found[f"last/{name}"])
+
+
 # Bad input.
 
 
