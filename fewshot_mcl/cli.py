@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 import sys
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,8 +16,39 @@ from fewshot_mcl import __version__
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.errors import Interrupted, UserError, unknown
 from fewshot_mcl.networks import BACKBONES
-from fewshot_mcl.objectives import METHODS
-from fewshot_mcl.resources import program, resource_dir
+from fewshot_mcl.options import (
+    CLASS_RECIPE,
+    CLASS_RECIPES,
+    DATA,
+    DATA_HELP,
+    EPISODES,
+    METHOD,
+    RECIPE,
+    RECIPES,
+    RUN,
+    SHOWN,
+    TABLE,
+    TRAINING,
+    BackboneName,
+    Color,
+    Data,
+    ImageSize,
+    Method,
+    OnBadImage,
+    Out,
+    Peers,
+    ProtocolName,
+    Resize,
+    Resume,
+    Root,
+    Seed,
+    Settings,
+    Task,
+    Teacher,
+    given,
+    option,
+)  # fmt: skip
+from fewshot_mcl.resources import program
 from fewshot_mcl.screen import (
     packing_progress,
     print_classification,
@@ -100,65 +130,6 @@ def _options(
     return
 
 
-def _recipes(task: str) -> dict[str, dict[str, Any]]:
-    read = {
-        p.stem: tomllib.loads(p.read_text(encoding="utf-8")) for p in sorted(resource_dir("configs").glob("*.toml"))
-    }
-    return {name: recipe for name, recipe in read.items() if recipe.get("task", "few-shot") == task}
-
-
-RECIPES, CLASS_RECIPES = _recipes("few-shot"), _recipes("classify")
-RECIPE, CLASS_RECIPE = RECIPES["default"], CLASS_RECIPES["classify"]
-DATA, METHOD, TRAINING, RUN, EPISODES, SHOWN = "Data", "Method", "Training", "Run", "Episodes", "Networks and output"
-
-
-def _option(panel: str, help: str, *names: str, default: object = None, **more: Any) -> Any:
-    """An option without a value of its own; `default` says what holds then."""
-    shown = str(default) if default is not None else False
-    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=shown, **more)
-
-
-def _given(panel: str, help: str, *names: str) -> Any:
-    """An option whose value stands in the signature."""
-    return typer.Option(*names, help=help, rich_help_panel=panel)
-
-
-Data = Annotated[
-    str | None,
-    _option(DATA, "glyphs, mini-imagenet (with --root), or the path of a folder.", default=RECIPE["data"]),
-]
-Root = Annotated[Path | None, _option(DATA, "Where the files of a named data set lie.")]
-ImageSize = Annotated[int | None, _option(DATA, "Side of the images in pixels.", default="the data's own")]
-Color = Annotated[str | None, _option(DATA, "rgb, grey, or auto: as the data has it.", default=RECIPE["color"])]
-Resize = Annotated[str | None, _option(DATA, "crop keeps the aspect ratio, squash does not.", default=RECIPE["resize"])]
-OnBadImage = Annotated[
-    str | None,
-    _option(DATA, "What to do about unreadable images: refuse or skip.", default=RECIPE["on_bad_image"]),
-]
-Method = Annotated[str | None, _option(METHOD, ", ".join(METHODS), default=RECIPE["method"])]
-Teacher = Annotated[Path | None, _option(METHOD, "A finished run to learn from (rkd-d, rkd-da).")]
-BackboneName = Annotated[str | None, _option(METHOD, ", ".join(BACKBONES), default=RECIPE["backbone"])]
-Peers = Annotated[
-    int | None, _option(METHOD, "How many networks learn together.", default=f"{RECIPE['peers']}; baseline: 1")
-]
-Seed = Annotated[int | None, _option(TRAINING, "Of every draw.", default=RECIPE["seed"])]
-Settings = Annotated[
-    list[str] | None,
-    _option(RUN, "Any key of the configuration; may be repeated.", "--set", metavar="KEY=VALUE"),
-]
-Out = Annotated[Path | None, _option(RUN, "The run directory to make.", default="a new one under runs/")]
-Resume = Annotated[bool, _option(RUN, "Continue the run in --out.", "--resume")]
-
-
-ProtocolName = Annotated[
-    str | None,
-    _option(
-        EPISODES,
-        "paper-text: 600 episodes of 15 queries, as the paper says; baseline-repo: 2,000 of 30, as its intervals fit.",
-    ),
-]
-
-
 @app.command()
 def train(
     data: Data = None,
@@ -172,16 +143,16 @@ def train(
     backbone: BackboneName = None,
     peers: Peers = None,
     episodes: Annotated[
-        int | None, _option(TRAINING, "Episodes, one optimizer step each.", default=RECIPE["episodes"])
+        int | None, option(TRAINING, "Episodes, one optimizer step each.", default=RECIPE["episodes"])
     ] = None,
-    way: Annotated[int | None, _option(TRAINING, "Classes in an episode.", default=RECIPE["way"])] = None,
-    shot: Annotated[int | None, _option(TRAINING, "Support images of each class.", default=RECIPE["shot"])] = None,
-    query: Annotated[int | None, _option(TRAINING, "Query images of each class.", default=RECIPE["query"])] = None,
-    lr: Annotated[float | None, _option(TRAINING, "Learning rate of Adam.", default=RECIPE["lr"])] = None,
+    way: Annotated[int | None, option(TRAINING, "Classes in an episode.", default=RECIPE["way"])] = None,
+    shot: Annotated[int | None, option(TRAINING, "Support images of each class.", default=RECIPE["shot"])] = None,
+    query: Annotated[int | None, option(TRAINING, "Query images of each class.", default=RECIPE["query"])] = None,
+    lr: Annotated[float | None, option(TRAINING, "Learning rate of Adam.", default=RECIPE["lr"])] = None,
     seed: Seed = None,
     config: Annotated[
         str | None,
-        _option(RUN, f"A TOML file, or a recipe: {', '.join(RECIPES)}.", default="default; paper for mini-imagenet"),
+        option(RUN, f"A TOML file, or a recipe: {', '.join(RECIPES)}.", default="default; paper for mini-imagenet"),
     ] = None,
     settings: Settings = None,
     out: Out = None,
@@ -200,7 +171,7 @@ def train(
 def classify(
     data: Annotated[
         str | None,
-        _option(
+        option(
             DATA,
             "glyphs; cifar100, fashion-mnist, imagenet or mini-imagenet (with --root); or the path of a folder.",
             default=CLASS_RECIPE["data"],
@@ -214,19 +185,19 @@ def classify(
     method: Method = None,
     teacher: Teacher = None,
     backbone: Annotated[
-        str | None, _option(METHOD, ", ".join(BACKBONES), default=f"{CLASS_RECIPE['backbone']}; by recipe")
+        str | None, option(METHOD, ", ".join(BACKBONES), default=f"{CLASS_RECIPE['backbone']}; by recipe")
     ] = None,
     peers: Peers = None,
     epochs: Annotated[
         int | None,
-        _option(TRAINING, "Times through the training images.", default=f"{CLASS_RECIPE['epochs']}; by recipe"),
+        option(TRAINING, "Times through the training images.", default=f"{CLASS_RECIPE['epochs']}; by recipe"),
     ] = None,
-    batch: Annotated[int | None, _option(TRAINING, "Images a step.", default="by recipe")] = None,
-    lr: Annotated[float | None, _option(TRAINING, "Highest learning rate of SGD.", default="by recipe")] = None,
+    batch: Annotated[int | None, option(TRAINING, "Images a step.", default="by recipe")] = None,
+    lr: Annotated[float | None, option(TRAINING, "Highest learning rate of SGD.", default="by recipe")] = None,
     seed: Seed = None,
     config: Annotated[
         str | None,
-        _option(
+        option(
             RUN,
             f"A TOML file, or a recipe: {', '.join(CLASS_RECIPES)}.",
             default="classify; paper-code for cifar100, fashion-mnist, imagenet",
@@ -235,7 +206,7 @@ def classify(
     settings: Settings = None,
     out: Out = None,
     resume: Resume = False,
-    device: Annotated[str | None, _option(SHOWN, "auto, cpu, cuda, ...", default="auto")] = None,
+    device: Annotated[str | None, option(SHOWN, "auto, cpu, cuda, ...", default="auto")] = None,
 ) -> None:
     """Train peers to classify images, then test the networks on images of the same classes they have not seen."""
     options = {
@@ -276,23 +247,23 @@ def _train(task: str, config: str | None, options: dict[str, Any], settings: lis
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
-    episodes: Annotated[int | None, _option(EPISODES, "How many.", default=600)] = None,
-    way: Annotated[int | None, _option(EPISODES, "Classes in an episode.", default=5)] = None,
+    episodes: Annotated[int | None, option(EPISODES, "How many.", default=600)] = None,
+    way: Annotated[int | None, option(EPISODES, "Classes in an episode.", default=5)] = None,
     shot: Annotated[
-        list[int] | None, _option(EPISODES, "Support images of each class; may be repeated.", default="1 and 5")
+        list[int] | None, option(EPISODES, "Support images of each class; may be repeated.", default="1 and 5")
     ] = None,
-    query: Annotated[int | None, _option(EPISODES, "Query images of each class.", default=15)] = None,
-    seed: Annotated[int | None, _option(EPISODES, "Of the episodes.", default=0)] = None,
+    query: Annotated[int | None, option(EPISODES, "Query images of each class.", default=15)] = None,
+    seed: Annotated[int | None, option(EPISODES, "Of the episodes.", default=0)] = None,
     protocol: ProtocolName = None,
-    split: Annotated[str, _given(DATA, "test or val.")] = "test",
+    split: Annotated[str, given(DATA, "test or val.")] = "test",
     data: Annotated[
-        str | None, _option(DATA, "Other data, for a cross-domain test: as for train.", default="the run's own")
+        str | None, option(DATA, "Other data, for a cross-domain test: as for train.", default="the run's own")
     ] = None,
     root: Root = None,
-    checkpoint: Annotated[str, _given(SHOWN, "best (by validation) or last.")] = "best",
-    peers: Annotated[bool, _option(SHOWN, "Show every peer and the ensemble too.", "--peers")] = False,
-    as_json: Annotated[bool, _option(SHOWN, "Print one JSON object and nothing else.", "--json")] = False,
-    device: Annotated[str, _given(SHOWN, "auto, cpu, cuda, ...")] = "auto",
+    checkpoint: Annotated[str, given(SHOWN, "best (by validation) or last.")] = "best",
+    peers: Annotated[bool, option(SHOWN, "Show every peer and the ensemble too.", "--peers")] = False,
+    as_json: Annotated[bool, option(SHOWN, "Print one JSON object and nothing else.", "--json")] = False,
+    device: Annotated[str, given(SHOWN, "auto, cpu, cuda, ...")] = "auto",
 ) -> None:
     """Accuracy on episodes of classes that training has not seen; or, of a run of `classify`, errors on test images."""
     for kind, value, valid in (("split", split, ("test", "val")), ("checkpoint", checkpoint, ("best", "last"))):
@@ -329,24 +300,19 @@ def evaluate(
         print_evaluation(content, shown)
 
 
-TABLE, CELLS = "Table", "Cells"
-
-
 @app.command()
 def reproduce(
     table: Annotated[str, typer.Argument(help="table1, table2, table3, table4 or ablation.", show_default=False)],
-    rows: Annotated[list[str] | None, _option(TABLE, "Rows; may be repeated.", default="all")] = None,
-    columns: Annotated[list[str] | None, _option(TABLE, "Columns; may be repeated.", default="all")] = None,
-    seeds: Annotated[int, _given(TABLE, "Runs of each cell.")] = 3,
-    data: Annotated[str | None, _option(DATA, "As for train or classify.", default="the table's own")] = None,
+    rows: Annotated[list[str] | None, option(TABLE, "Rows; may be repeated.", default="all")] = None,
+    columns: Annotated[list[str] | None, option(TABLE, "Columns; may be repeated.", default="all")] = None,
+    seeds: Annotated[int, given(TABLE, "Runs of each cell.")] = 3,
+    data: Annotated[str | None, option(DATA, "As for train or classify.", default="the table's own")] = None,
     root: Root = None,
-    epochs: Annotated[
-        int | None, _option(TRAINING, "Of table1, table2, table3, ablation.", default="by recipe")
-    ] = None,
-    episodes: Annotated[int | None, _option(TRAINING, "Training episodes of table4.", default="by recipe")] = None,
+    epochs: Annotated[int | None, option(TRAINING, "Of table1, table2, table3, ablation.", default="by recipe")] = None,
+    episodes: Annotated[int | None, option(TRAINING, "Training episodes of table4.", default="by recipe")] = None,
     config: Annotated[
         str | None,
-        _option(
+        option(
             TRAINING,
             f"A TOML file, or a recipe: {', '.join([*CLASS_RECIPES, *RECIPES])}.",
             default="that of the table's data",
@@ -354,11 +320,11 @@ def reproduce(
     ] = None,
     settings: Settings = None,
     protocol: ProtocolName = None,
-    jobs: Annotated[int, _given(RUN, "Runs at a time.")] = 1,
+    jobs: Annotated[int, given(RUN, "Runs at a time.")] = 1,
     out: Annotated[
-        Path | None, _option(RUN, "Folder of the runs and the table; tables may share it.", default="reproduced/DATA")
+        Path | None, option(RUN, "Folder of the runs and the table; tables may share it.", default="reproduced/DATA")
     ] = None,
-    dry_run: Annotated[bool, _option(RUN, "Only list the runs, with what each would take.", "--dry-run")] = False,
+    dry_run: Annotated[bool, option(RUN, "Only list the runs, with what each would take.", "--dry-run")] = False,
 ) -> None:
     """Train the cells of a table of the paper that are not done yet, and write the table: the paper's figures and ours."""
     from fewshot_mcl.reproduce.paper import TABLES
@@ -393,16 +359,6 @@ def _image_options(image_size: int | None, color: str | None, resize: str | None
 
     options = {"image_size": image_size, "color": color, "resize": resize, "on_bad_image": on_bad_image}
     return resolve("default", options).image_options
-
-
-DATA_HELP = "The path of a folder, glyphs, or mini-imagenet, cifar100, fashion-mnist, imagenet (with --root)."
-Task = Annotated[
-    str,
-    _given(
-        DATA,
-        "few-shot: splits of different classes; classify: of the same, which cifar100, fashion-mnist and imagenet are.",
-    ),
-]
 
 
 @data_app.command("check")

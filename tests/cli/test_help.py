@@ -10,10 +10,10 @@ import tomllib
 import pytest
 
 from fewshot_mcl import __version__
-from fewshot_mcl.cli import CLASS_RECIPE, CLASS_RECIPES, RECIPE, RECIPES
 from fewshot_mcl.config import TASKS, recipes
 from fewshot_mcl.networks import BACKBONES
 from fewshot_mcl.objectives import METHODS
+from fewshot_mcl.options import CLASS_RECIPE, CLASS_RECIPES, RECIPE, RECIPES
 from fewshot_mcl.resources import program
 
 HEAVY = ("torch", "numpy", "scipy", "PIL")

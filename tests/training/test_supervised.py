@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from torch import Tensor, nn
 from fewshot_mcl.config import ClassifyConfig, resolve
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import UserError
-from fewshot_mcl.networks import BACKBONES, PeerOutputs
+from fewshot_mcl.networks import BACKBONES, Backbone, PeerOutputs, create_backbone, peers
 from fewshot_mcl.objectives import METHODS
 from fewshot_mcl.training import session, supervised
 from fewshot_mcl.training.episodic import EpisodicTask
@@ -50,11 +53,11 @@ def config_of(**options: Any) -> ClassifyConfig:
 
 def store_of(classes: int = 3, each: int = 5, side: int = 16, channels: int = 1, source: str = "birds") -> ImageStore:
     """Image i has i in its middle, so that it can be told after any augmentation but scaling; the rest is random."""
-    count, half = classes * each, side // 2
+    total, half = classes * each, side // 2
     images = torch.randint(
-        256, (count, channels, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        256, (total, channels, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    images[:, :, half - 4 : half + 4, half - 4 : half + 4] = torch.arange(count, dtype=torch.uint8)[:, None, None, None]
+    images[:, :, half - 4 : half + 4, half - 4 : half + 4] = torch.arange(total, dtype=torch.uint8)[:, None, None, None]
     labels, names = torch.arange(classes).repeat_interleave(each), [f"c{i}" for i in range(classes)]
     return ImageStore(images, labels, names, source=source)
 
@@ -156,20 +159,19 @@ def test_every_epoch_shows_each_training_image_once(
     classes: int, each: int, batch: int, share: float, seed: int
 ) -> None:
     held_out = max(1, round(share * each)) if share else 0
-    count = classes * (each - held_out)
-    if count % batch == 1:
-        batch = count
+    total = classes * (each - held_out)
+    if total % batch == 1:
+        batch = total
     task = task_of(store_of(classes, each), method="baseline", batch=batch, val_share=share, seed=seed, augment="none")
     seen = watch(task)
-    assert task.batches == math.ceil(count / batch)
+    assert task.batches == math.ceil(total / batch)
     epochs = [epoch_of(task, seen, epoch) for epoch in (0, 1, 2)]
     for number, steps in enumerate(epochs):
-        assert [len(step.indices) for step in steps] == [batch] * (count // batch) + [count % batch] * bool(
-            count % batch
-        )
+        sizes = [batch] * (total // batch) + [total % batch] * bool(total % batch)
+        assert [len(step.indices) for step in steps] == sizes
         assert sorted(i for step in steps for i in shown(task, step)) == task.rows.tolist()
         assert {step.epoch for step in steps} == {number}
-    if count >= 8:  # of which two orders hardly ever agree
+    if total >= 8:  # of which two orders hardly ever agree
         orders = [tuple(i for step in steps for i in shown(task, step)) for steps in epochs]
         assert len(set(orders)) == 3
 
@@ -403,22 +405,18 @@ def test_crops_that_are_resized_are_smaller_than_the_stored_images(augment: str,
 
 
 def test_shifts_go_up_to_an_eighth_and_only_crop_flip_mirrors() -> None:
-    """The number in the middle of an image (pixels 12 to 19 of 32) moves with it; its column tells a mirrored image."""
+    """Of images whose pixels are the numbers of their columns, the two in the middle tell the shift and the direction."""
     store = store_of(4, 16, side=32)
-    store.images[:] = torch.arange(1, 33, dtype=torch.uint8)  # columns
-    store.images += 100 * (torch.arange(32)[:, None] >= 16).byte()  # the lower half
-    found: dict[str, set[tuple[int, bool]]] = {}
-    for augment in ("crop", "crop-flip"):
-        task = task_of(store, augment=augment, method="baseline", batch=64, val_share=0, epochs=4)
+    store.images[:] = torch.arange(32, dtype=torch.uint8)
+    for augment, directions in (("crop", {False}), ("crop-flip", {False, True})):
+        task = task_of(store, augment=augment, method="baseline", batch=64, val_share=0)
         seen = watch(task)
-        columns: list[Tensor] = []
-        for epoch in range(4):
-            columns += pixels(task, epoch_of(task, seen, epoch)[0]).round()[:, 0, 8, 15:17]
-        steps = [(int(left), int(right)) for left, right in columns]
-        found[augment] = {(left - 16 if left < right else left - 17, left > right) for left, right in steps}
-    assert found["crop"] == {(move, False) for move in range(-4, 5)}
-    assert {mirrored for _, mirrored in found["crop-flip"]} == {True, False}
-    assert {move for move, _ in found["crop-flip"]} == set(range(-4, 5))
+        images = torch.cat([pixels(task, epoch_of(task, seen, epoch)[0]) for epoch in range(4)])
+        middle = images[:, 0, 16, 15:17].round().int()  # of 32 rows, the one that no shift by four makes zero
+        mirrored = middle[:, 0] > middle[:, 1]
+        moves = middle[:, 0] - 15 - mirrored.int()
+        assert set(moves.tolist()) == set(range(-4, 5))
+        assert set(mirrored.tolist()) == directions
 
 
 # Teachers
@@ -514,13 +512,13 @@ def test_a_teacher_that_is_not_named_or_knows_other_classes_is_refused(teacher_r
 
 @pytest.mark.parametrize(("each", "batch"), [(7, 4), (5, 2), (3, 8), (7, 10), (7, 20)])
 def test_a_last_batch_of_one_image_is_refused_with_a_batch_that_works(each: int, batch: int) -> None:
-    count = 3 * each
-    if count % batch != 1:
+    total = 3 * each
+    if total % batch != 1:
         task = task_of(store_of(each=each), batch=batch, val_share=0, method="baseline")
         for number in range(task.batches):
             task.step(number)
         return
-    with pytest.raises(UserError, match=f"the last batch of an epoch would hold one of the {count} ") as error:
+    with pytest.raises(UserError, match=f"the last batch of an epoch would hold one of the {total} ") as error:
         task_of(store_of(each=each), batch=batch, val_share=0, method="baseline")
     better = int(str(error.value).rstrip(".").rpartition("--batch ")[2])
     assert better > batch
@@ -529,7 +527,7 @@ def test_a_last_batch_of_one_image_is_refused_with_a_batch_that_works(each: int,
 
 @pytest.mark.parametrize("each", [4, 5, 7])
 def test_batches_of_one_image_are_refused_with_a_batch_that_works(each: int) -> None:
-    with pytest.raises(UserError, match="^a batch would hold one of the .*batch norm needs two or more") as error:
+    with pytest.raises(UserError, match=r"^a batch would hold one of the .*batch norm needs two or more") as error:
         task_of(store_of(each=each), batch=1, val_share=0)
     better = int(str(error.value).rstrip(".").rpartition("--batch ")[2])
     task_of(store_of(each=each), batch=better, val_share=0)
@@ -552,45 +550,85 @@ def test_choosing_by_validation_needs_validation_images() -> None:
 # The product: every method on every backbone, in both tasks
 
 
-def both_tasks(method: str, backbone: str) -> list[SupervisedTask | EpisodicTask]:
-    """One step of three peers each, on colour images of 32 pixels of three classes."""
+def both_tasks(method: str, backbone: str) -> Iterator[SupervisedTask | EpisodicTask]:
+    """Three peers each, on colour images of 32 pixels of three classes."""
     store, device = store_of(3, 2, side=32, channels=3), torch.device("cpu")
     shared = {"method": method, "backbone": backbone, "peers": 3}
+    yield task_of(store, batch=4, val_share=0, **shared)
     extra = {name: value for name, value in CONTRAST.items() if method.startswith("mcl")}
     episode = {"way": 3, "shot": 1, "query": 1, "val_way": 2, "val_shot": 1, "val_query": 1, "val_episodes": 2}
-    few_shot = resolve(None, {}, [f"{name}={value}" for name, value in (shared | extra | episode).items()])
-    return [
-        task_of(store, batch=4, val_share=0, **shared),
-        EpisodicTask(few_shot, store, store, device),  # type: ignore[arg-type]
-    ]
+    config = resolve(None, {}, [f"{name}={value}" for name, value in (shared | extra | episode).items()])
+    yield EpisodicTask(config, store, store, device)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@lru_cache(maxsize=6)
+def initialised(name: str, classes: int | None, options: frozenset[tuple[str, Any]], number: int) -> Backbone:
+    """Network `number` of its kind."""
+    return create_backbone(name, classes, **dict(options))
+
+
+@pytest.fixture
+def _networks_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every task has the same three networks of a kind, without gradients: drawing weights would take most of the time."""
+    numbers = count()
+
+    def lent(name: str, num_classes: int | None = None, **options: Any) -> Backbone:
+        network = initialised(name, num_classes, frozenset(options.items()), next(numbers) % 3)
+        network.zero_grad(set_to_none=True)
+        return network
+
+    monkeypatch.setattr(peers, "create_backbone", lent)
+
+
+@pytest.mark.usefixtures("_networks_in_turn")
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("backbone", BACKBONES)  # one after the other, so that few networks are kept
 def test_every_method_learns_on_every_backbone_in_both_tasks(method: str, backbone: str) -> None:
     for task in both_tasks(method, backbone):
         if method in RKD:
             task.objective.set_teacher(torch.eye(6))  # type: ignore[operator]
-        else:
-            assert not task.objective.needs_teacher
         terms, figures = task.step(0)
         assert list(figures) == ["peer0", "peer1", "peer2"]
         assert all(bool(value.isfinite()) for value in (terms | figures).values())
+        assert not any(parameter.grad is not None for parameter in task.modules().parameters())
         terms["total"].backward()
-        for name, parameter in task.peers.named_parameters():
+        norms = {}
+        for name, parameter in task.modules().named_parameters():
             assert parameter.grad is not None, name
-            assert bool(parameter.grad.isfinite().all()), name
+            norms[parameter] = float(parameter.grad.norm())
+            assert math.isfinite(norms[parameter]), name
         for number in range(3):
             path = task.peers.peer(number)
             for part in (*path.stages, *filter(None, [path.classifier])):
-                assert any(bool(p.grad.any()) for p in part.parameters() if p.grad is not None), (number, part)
+                assert any(norms[parameter] for parameter in part.parameters()), (number, part)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_images_too_small_for_a_backbone_are_refused_in_a_sentence_in_both_tasks(backbone: str) -> None:
-    least = {"conv4": 16, "resnet12": 16, "vgg16": 32}.get(backbone)
-    store, options = store_of(side=(least or 32) - 1), {"method": "baseline", "backbone": backbone}
-    if least is None:
-        return
-    with pytest.raises(UserError, match=rf"at least {least} pixels wide, not {least - 1}\.$"):
-        task_of(store, **options)
+@pytest.mark.parametrize(("backbone", "least"), [("conv4", 16), ("resnet12", 16), ("vgg16", 32)])
+def test_images_too_small_for_a_backbone_are_refused_in_a_sentence_in_both_tasks(backbone: str, least: int) -> None:
+    store = store_of(3, 10, side=least - 1)
+    few_shot = resolve(
+        None, {"backbone": backbone, "method": "baseline"}, ["way=2", "query=2", "val_way=2", "val_query=2"]
+    )
+    for build in (
+        lambda: task_of(store, backbone=backbone, method="baseline"),
+        lambda: EpisodicTask(few_shot, store, store, torch.device("cpu")),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(UserError, match=rf"at least {least} pixels wide, not {least - 1}\.$"):
+            build()
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("baseline", *RKD)])
+def test_too_few_peers_for_a_method_are_refused_in_a_sentence(method: str) -> None:
+    least = 3 if method in ("cl-ilr", "okddip") else 2
+    task_of(method=method, peers=least)
+    with pytest.raises(UserError, match=rf"at least {least} peers, not {least - 1}: use --peers {least} or more"):
+        task_of(method=method, peers=least - 1)
+
+
+@pytest.mark.parametrize("method", ["one", "okddip"])
+def test_methods_that_weigh_images_by_their_features_refuse_logits_of_other_images_in_a_sentence(method: str) -> None:
+    options = ["way=2", "shot=1", "query=1", "val_way=2", "val_query=1", "val_episodes=2", "kl_source=episode"]
+    few_shot = resolve(None, {"method": method, "peers": 3}, options)
+    task = EpisodicTask(few_shot, store_of(), store_of(), torch.device("cpu"))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"on episodes use --set kl_source=aux\.$"):
+        task.step(0)

@@ -1,0 +1,82 @@
+"""Options that commands share: what each is called, its line of help, and what holds where it is not given."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fewshot_mcl.networks import BACKBONES
+from fewshot_mcl.objectives import METHODS
+from fewshot_mcl.resources import resource_dir
+
+
+def recipes_of(task: str) -> dict[str, dict[str, Any]]:
+    """The recipes of a task, by name."""
+    read = {
+        p.stem: tomllib.loads(p.read_text(encoding="utf-8")) for p in sorted(resource_dir("configs").glob("*.toml"))
+    }
+    return {name: recipe for name, recipe in read.items() if recipe.get("task", "few-shot") == task}
+
+
+RECIPES, CLASS_RECIPES = recipes_of("few-shot"), recipes_of("classify")
+RECIPE, CLASS_RECIPE = RECIPES["default"], CLASS_RECIPES["classify"]
+DATA, METHOD, TRAINING, RUN, TABLE = "Data", "Method", "Training", "Run", "Table"  # panels of the help
+EPISODES, SHOWN = "Episodes", "Networks and output"
+
+
+def option(panel: str, help: str, *names: str, default: object = None, **more: Any) -> Any:
+    """An option without a value of its own; `default` says what holds then."""
+    shown = str(default) if default is not None else False
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=shown, **more)
+
+
+def given(panel: str, help: str, *names: str) -> Any:
+    """An option whose value stands in the signature."""
+    return typer.Option(*names, help=help, rich_help_panel=panel)
+
+
+Data = Annotated[
+    str | None,
+    option(DATA, "glyphs, mini-imagenet (with --root), or the path of a folder.", default=RECIPE["data"]),
+]
+Root = Annotated[Path | None, option(DATA, "Where the files of a named data set lie.")]
+ImageSize = Annotated[int | None, option(DATA, "Side of the images in pixels.", default="the data's own")]
+Color = Annotated[str | None, option(DATA, "rgb, grey, or auto: as the data has it.", default=RECIPE["color"])]
+Resize = Annotated[str | None, option(DATA, "crop keeps the aspect ratio, squash does not.", default=RECIPE["resize"])]
+OnBadImage = Annotated[
+    str | None,
+    option(DATA, "What to do about unreadable images: refuse or skip.", default=RECIPE["on_bad_image"]),
+]
+Method = Annotated[str | None, option(METHOD, ", ".join(METHODS), default=RECIPE["method"])]
+Teacher = Annotated[Path | None, option(METHOD, "A finished run to learn from (rkd-d, rkd-da).")]
+BackboneName = Annotated[str | None, option(METHOD, ", ".join(BACKBONES), default=RECIPE["backbone"])]
+Peers = Annotated[
+    int | None, option(METHOD, "How many networks learn together.", default=f"{RECIPE['peers']}; baseline: 1")
+]
+Seed = Annotated[int | None, option(TRAINING, "Of every draw.", default=RECIPE["seed"])]
+Settings = Annotated[
+    list[str] | None,
+    option(RUN, "Any key of the configuration; may be repeated.", "--set", metavar="KEY=VALUE"),
+]
+Out = Annotated[Path | None, option(RUN, "The run directory to make.", default="a new one under runs/")]
+Resume = Annotated[bool, option(RUN, "Continue the run in --out.", "--resume")]
+
+
+ProtocolName = Annotated[
+    str | None,
+    option(
+        EPISODES,
+        "paper-text: 600 episodes of 15 queries, as the paper says; baseline-repo: 2,000 of 30, as its intervals fit.",
+    ),
+]
+DATA_HELP = "The path of a folder, glyphs, or mini-imagenet, cifar100, fashion-mnist, imagenet (with --root)."
+Task = Annotated[
+    str,
+    given(
+        DATA,
+        "few-shot: splits of different classes; classify: of the same, which cifar100, fashion-mnist and imagenet are.",
+    ),
+]
