@@ -54,7 +54,7 @@ def evaluate_classifier(
     networks = _Networks(run, config, trained, place)
     found = {"last": networks.classify("last", images)}
     if (run.path / "checkpoints" / "best.json").exists():
-        steps = [run.load_checkpoint(name)[1][config.unit] for name in ("last", "best")]
+        steps = [run.read_json(f"checkpoints/{name}.json", config.unit)[config.unit] for name in ("last", "best")]
         found["best"] = found["last"] if steps[0] == steps[1] else networks.classify("best", images)
     if config.report == BEST_ON_TEST:
         found[BEST_ON_TEST] = _best_on_test(networks, images, run)
@@ -127,10 +127,11 @@ def _entry(checkpoint: str, network: str, found: tuple[Classified, int]) -> dict
     }  # fmt: skip
 
 
-def _class_accuracy(found: Classified, store: ImageStore) -> dict[str, float]:
+def _class_accuracy(found: Classified, store: ImageStore) -> dict[str, float | None]:
+    """By class; None where it has no test image."""
     counts = found.confusion(store.num_classes)
-    shares = counts.diagonal().double() / counts.sum(1)
-    return dict(zip(store.class_names, shares.tolist()))
+    right, all_ = counts.diagonal().tolist(), counts.sum(1).tolist()
+    return {name: r / n if n else None for name, r, n in zip(store.class_names, right, all_)}
 
 
 def _attachments(found: dict[str, Found], first: Classified, store: ImageStore) -> dict[str, bytes]:

@@ -203,13 +203,16 @@ def test_the_kept_evaluation_agrees_with_itself(classified: Path) -> None:
         assert 0 <= result["top5_error"] <= p
 
 
-def test_top_5_is_counted_from_the_logits(classified: Path, pictures: Path) -> None:
-    network, card = load_deployed(Run.open(classified))
-    store = test_images(classified, pictures)
+def test_top_5_is_counted_from_the_logits(classify, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    good(classify("--lr", 1e-4, "--out", out))  # it has learned next to nothing: labels are of every rank
+    network, card = load_deployed(Run.open(out))
+    store = test_images(out, pictures)
     with torch.inference_mode():
         logits = network(normalise(store.images, torch.tensor(card["mean"]), torch.tensor(card["std"])))
     above = [sum(value > row[label] for value in row) for row, label in zip(logits.tolist(), store.labels.tolist())]
-    [entry] = [r for r in evaluation(classified)["results"] if (r["checkpoint"], r["network"]) == ("last", "peer 1")]
+    assert {4, 5} <= set(above)
+    [entry] = [r for r in evaluation(out)["results"] if (r["checkpoint"], r["network"]) == ("last", "peer 1")]
     assert entry["top1_error"] == pytest.approx(sum(rank > 0 for rank in above) / TESTED)
     assert entry["top5_error"] == pytest.approx(sum(rank > 4 for rank in above) / TESTED)
 
@@ -476,6 +479,21 @@ def test_validation_and_test_agree_on_the_same_images(method: str, cli, teacher:
         assert float(row[f"val {name}"]) == pytest.approx(1 - found[f"last/{name}"])
 
 
+def test_the_ensemble_of_one_weighs_as_its_gate_has_learned(classify, cli, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    good(classify("--method", "one", "--peers", 2, "--lr", 1e-4, "--out", out))
+    said = answers(out)
+    assert said["last/peer 0"] != said["last/peer 1"]
+    run = Run.open(out)
+    for m in (0, 1):  # a gate that lets peer m through alone
+        tensors, state = run.load_checkpoint("last")
+        tensors["objective.gate.1.weight"] = torch.zeros(2)
+        tensors["objective.gate.1.bias"] = torch.tensor([100.0 * (m == 0), 100.0 * (m == 1)])
+        run.save_checkpoint("last", tensors, {name: state[name] for name in ("step", "best", "seconds")})
+        good(cli("evaluate", out))
+        assert answers(out, 2 + m)["last/ensemble"] == said[f"last/peer {m}"]
+
+
 # Bad input.
 
 
@@ -484,7 +502,7 @@ def test_validation_and_test_agree_on_the_same_images(method: str, cli, teacher:
     [
         (["--epochs", "0"], ["epochs = 0", "greater than or equal to 1"]),
         (["--batch", "0"], ["batch = 0"]),
-        (["--batch", "1"], ["batch would hold one of the 39", "batch norm", "--batch 2"]),
+        (["--batch", "1"], ["batch would hold one of the 39", "batch norm", "--batch 3"]),
         (["--batch", "19"], ["the last batch of an epoch", "39 training images", "--batch 20"]),
         (["--set", "images_per_class=3", "--batch", "11"], ["the last batch of an epoch", "12 training images"]),
         (["--peers", "1"], ["at least 2 peers", "--peers 2", "--method baseline"]),
