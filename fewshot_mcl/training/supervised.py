@@ -206,7 +206,6 @@ def _require_batches_of_two(images: int, batch: int) -> None:
         raise UserError("there is one training image, and batch norm needs two or more: add images.")
     if batch == 1 or images % batch == 1:
         last = "a batch" if batch == 1 else "the last batch of an epoch"
-        better = next((size for size in range(batch + 1, images) if images % size != 1), images)
         better = next(size for size in range(batch + 1, images + 1) if images % size != 1)
         raise UserError(
             f"{last} would hold one of the {images} training images, and batch norm needs two or more: use --batch {better}."

@@ -127,6 +127,7 @@ def test_the_rate_falls_once_in_every_period_and_is_set_once_an_epoch() -> None:
     rates = [task.learning_rate(step) for step in range(7 * 4)]
     expected = [0.1 * (1 + math.cos(math.pi * e / n)) for n in (3, 4) for e in range(n)]
     assert rates == pytest.approx([rate for rate in expected for _ in range(4)])
+    assert task.learning_rate(7 * 4) == pytest.approx(0)
 
 
 def test_the_optimizer_is_the_one_of_the_configuration() -> None:
@@ -531,6 +532,12 @@ def test_batches_of_one_image_are_refused_with_a_batch_that_works(each: int) -> 
         task_of(store_of(each=each), batch=1, val_share=0)
     better = int(str(error.value).rstrip(".").rpartition("--batch ")[2])
     task_of(store_of(each=each), batch=better, val_share=0)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 64])
+def test_one_image_in_all_is_refused_whatever_the_batch(batch: int) -> None:
+    with pytest.raises(UserError, match=r"^there is one training image, .*: add images\.$"):
+        task_of(store_of(1, 1), method="baseline", batch=batch, val_share=0)
 
 
 def test_what_counts_is_how_many_images_are_left_to_train_on() -> None:
