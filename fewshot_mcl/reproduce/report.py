@@ -89,10 +89,11 @@ class Report:
     def _heading(self) -> list[str]:
         content, seeds = self.content, len({cell.seed for cell in self.cells})
         minutes = sum(each.minutes for runs in self.runs.values() for each in runs)
+        data = content["data"] + "".join(f" ({note})" for note in content["notes"])
         other = "This is not the data of the paper's table: its figures are of another kind, shown for reference only."
         return [
             f"# {self.table.title}",
-            f"fewshot-mcl {__version__}, torch {torch.__version__}. Data: {content['data']}, test split, {content['classes']} "
+            f"fewshot-mcl {__version__}, torch {torch.__version__}. Data: {data}, test split, {content['classes']} "
             f"classes, {content['images']:,} images of {content['image_size']} pixels. {_budget(self.cells)}, {seeds} "
             f"seed{'s' * (seeds > 1)}; {minutes:.0f} minutes of training in all. {_settings(self.cells)}",
             "" if self.of_paper else other,
