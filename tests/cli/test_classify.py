@@ -24,6 +24,7 @@ from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.evaluation.fewshot import normalise
 from fewshot_mcl.evaluation.restore import load_deployed
 from fewshot_mcl.evaluation.statistics import Result
+from fewshot_mcl.resources import program
 from fewshot_mcl.runs import Run
 from fewshot_mcl.training.supervised import SupervisedTask
 
@@ -370,8 +371,8 @@ def test_a_resumed_run_equals_one_that_never_stopped(
         answer = classify(*arguments, "--out", parts)
         assert answer.code == 130
         assert answer.err.splitlines() == [
-            f"stopped after step {at - 1}; the checkpoint of step {saved} is safe. Continue with: fewshot-mcl classify --out "
-            f"'{parts}' --resume"
+            f"stopped after step {at - 1}; the checkpoint of step {saved} is safe. Continue with: {program()} classify "
+            f"--out '{parts}' --resume"
         ]
         assert (parts / "metrics.csv").read_text().splitlines()[-1].startswith(f"{at - 1},")
         assert not (parts / "evaluations").exists()

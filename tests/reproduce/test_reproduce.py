@@ -426,7 +426,10 @@ def test_figures_and_differences_are_those_of_the_saved_evaluations(reproduce, o
         assert without.count(published) == 1
         without = without.replace(published, "")
     assert "This is not the data of the paper's table" in page
-    assert "pictures, test split, 3 classes, 9 images of 16 pixels" in page
+    assert (
+        "Data: pictures (a quarter of each class is the test split, by seed 0 (no split was given)), test split" in page
+    )
+    assert "3 classes, 9 images of 16 pixels" in page
     assert "1 training epochs, 2 seeds" in page
     assert "batch 16" in page
     assert "best rival" not in page
@@ -528,7 +531,7 @@ def test_protocols_are_those_that_the_sources_give() -> None:
 def found(seed: int, networks: tuple[str, ...] = ("deployed",), size: int = 50, **content: Any) -> Found:
     generator = torch.Generator().manual_seed(seed)
     results = {name: Result((torch.rand(size, generator=generator) < 0.7).double()) for name in networks}
-    usual = {"data": "cifar100", "classes": 3, "images": size, "image_size": 32, "class_accuracy": {}}
+    usual = {"data": "cifar100", "classes": 3, "images": size, "image_size": 32, "class_accuracy": {}, "notes": []}
     return Found(results, usual | content, 1.5)
 
 
