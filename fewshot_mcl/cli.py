@@ -275,7 +275,8 @@ def evaluate(
     if opened.config.task == "classify":
         from fewshot_mcl.evaluation.class_session import evaluate_classifier
 
-        options = {"episodes": episodes, "way": way, "shot": shot, "query": query, "seed": seed}
+        options = {"episodes": episodes, "way": way, "shot": shot, "query": query, "seed": seed, "protocol": protocol}
+        options["split"] = split if split != "test" else None
         if given := [name for name, value in options.items() if value is not None]:
             raise UserError(
                 f"{run} learned to classify, so there are no episodes and --{given[0]} means nothing: leave it out."

@@ -6,6 +6,7 @@ import multiprocessing
 import resource
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -44,7 +45,12 @@ def estimate(config: Config) -> Estimate:
         UserError: where the run could not start.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        answer = pool.submit(_measure, config).result()
+        try:
+            answer = pool.submit(_measure, config).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "the timed steps were ended by the system, perhaps for want of memory: use fewer peers."
+            ) from error
     if isinstance(answer, str):  # an exception of ours would come back without its class
         raise UserError(answer)
     return answer

@@ -249,6 +249,11 @@ def test_evaluate_repeats_the_figures(cli, run: Path) -> None:
     assert answers(run, 1) == answers(run, 2) == answers(run, 3)
 
 
+@pytest.mark.parametrize("option", ["--split val", "--protocol baseline-repo"])
+def test_a_classifier_is_tested_on_its_test_images_alone(option: str, cli, run: Path) -> None:
+    bad(cli("evaluate", run, *option.split()), f"{option.split()[0]} means nothing")
+
+
 @pytest.mark.parametrize("option", ["--way", "--shot", "--query", "--episodes", "--seed"])
 def test_episodes_mean_nothing_to_a_classifier(option: str, cli, run: Path) -> None:
     before = tree(run)
