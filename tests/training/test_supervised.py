@@ -266,13 +266,19 @@ def test_a_step_is_a_function_of_seed_and_number(augment: str) -> None:
         assert not torch.equal(other[0], total)
 
 
-def test_an_image_is_augmented_anew_in_every_epoch() -> None:
-    task = task_of(store_of(side=24, each=4), augment="crop", method="baseline", batch=12, val_share=0)
+@pytest.mark.parametrize("augment", ["crop", "crop-flip", "resized-crop"])
+def test_every_batch_of_every_epoch_is_augmented_anew(augment: str) -> None:
+    """All images are equal, so that batches differ by their augmentation alone."""
+    store = store_of(each=4, side=32)
+    store.images[:] = store.images[0].clone()
+    task = task_of(store, augment=augment, method="baseline", batch=4, val_share=0)
     seen = watch(task)
-    first, second = (epoch_of(task, seen, epoch)[0] for epoch in (0, 1))
-    sorted_ = [each.images[each.indices.argsort()] for each in (first, second)]
-    changed = (sorted_[0] != sorted_[1]).flatten(1).any(1)
-    assert int(changed.sum()) >= 8  # one in 49 shifts is the same
+    for epoch in range(3):
+        epoch_of(task, seen, epoch)
+    batches = [step.images for step in seen]
+    assert len(batches) == 9
+    assert not any(torch.equal(one, other) for i, one in enumerate(batches) for other in batches[:i])
+    assert all(len(batch.flatten(1).unique(dim=0)) > 1 for batch in batches)  # nor is one shift that of all its images
 
 
 def test_building_and_stepping_leave_the_global_generator_alone() -> None:
