@@ -16,7 +16,16 @@ import numpy as np
 from fewshot_mcl.data.class_lists import Finder, read_lists, split_lists
 from fewshot_mcl.data.images import decode_many, resize_rule
 from fewshot_mcl.data.lazy import FileImages, decode_files, files_fingerprint
-from fewshot_mcl.data.listing import SPLIT_NAMES, Classes, NamedFiles, class_files, class_tree, scan, take_split
+from fewshot_mcl.data.listing import (
+    SPLIT_NAMES,
+    Classes,
+    NamedFiles,
+    class_files,
+    class_tree,
+    scan,
+    take_split,
+    with_images,
+)
 from fewshot_mcl.data.names import first_few, printable
 from fewshot_mcl.data.sources import SPLITS, ImageOptions, Source
 from fewshot_mcl.data.store import CHUNK, Chunk, ImageStore
@@ -150,7 +159,7 @@ def _by_split(root: Path, names: list[str]) -> FolderSource:
     for name in names:
         take_split(folders, root / name)
     found = {split: class_files(folder) for split, folder in folders.items()}
-    files = {split: _with_images(classes) for split, classes in found.items()}
+    files = {split: with_images(classes) for split, classes in found.items()}
     source = FolderSource(root, "split folders (SPLIT/CLASS/image)", files)
     for split, folder in folders.items():
         _note_empty(source, found[split], f"{folder.name}/")
@@ -159,7 +168,7 @@ def _by_split(root: Path, names: list[str]) -> FolderSource:
 
 def _by_seed(root: Path, seed: int) -> FolderSource:
     found = class_files(class_tree(root))
-    classes = _with_images(found)
+    classes = with_images(found)
     if not classes:
         raise UserError(_nothing_found(root))
     parts = split_classes(sorted(classes), seed)
@@ -203,10 +212,6 @@ def _nothing_found(root: Path) -> str:
     return (
         f"{where} holds no images: expected CLASS/ folders with image files, or train/CLASS/, val/CLASS/, test/CLASS/."
     )
-
-
-def _with_images(classes: Classes) -> Classes:
-    return {name: files for name, files in classes.items() if files}
 
 
 def _note_empty(source: Source, found: Classes, prefix: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fewshot_mcl import draws
 from fewshot_mcl.data.folder import FolderSource
 from fewshot_mcl.data.glyphs import GlyphSource
-from fewshot_mcl.data.listing import SPLIT_NAMES, Classes, class_files, class_tree, scan, take_split
+from fewshot_mcl.data.listing import SPLIT_NAMES, Classes, class_files, class_tree, scan, take_split, with_images
 from fewshot_mcl.data.names import first_few, printable
 from fewshot_mcl.data.packed import PackedSource, is_packed
 from fewshot_mcl.data.sources import ImageOptions, Source, existing_folder
@@ -109,19 +109,29 @@ def find_classes(root: Path, seed: int) -> FolderSource:
     if "train" in named:
         if "test" not in named and "val" in named:
             named["test"] = named.pop("val")
-        files = {split: _with_images(class_files(folder)) for split, folder in named.items()}
-        source = FolderSource(root, "split folders (SPLIT/CLASS/image)", files)
+        files = {split: with_images(class_files(folder)) for split, folder in named.items()}
+        source = _folder(root, "split folders (SPLIT/CLASS/image)", files)
         if "test" in named and named["test"].name != "test":
             source.note(f"no test/ folder: {named['test'].name}/ is the test split, validation is held out of train/")
         return source
-    classes = _with_images(class_files(class_tree(root)))
+    classes = with_images(class_files(class_tree(root)))
     if len(classes) < 2:
         raise UserError(
             f"{printable(root)} holds {len(classes)} class folders with images: expected CLASS/image files for two classes or "
             "more, or train/CLASS/ and test/CLASS/."
         )
-    source = FolderSource(root, "class folders (CLASS/image)", _by_image(classes, seed))
+    source = _folder(root, "class folders (CLASS/image)", _by_image(classes, seed))
     source.note(f"a quarter of each class is the test split, by seed {seed} (no split was given)")
+    return source
+
+
+def _folder(root: Path, kind: str, files: dict[str, Classes]) -> FolderSource:
+    source = FolderSource(root, kind, files)
+    source.hint = (
+        "Put images of the same classes into PATH/{split}/CLASS/, or leave all in CLASS/ folders to have them divided."
+    )
+    if source.name in ("glyphs", *NEEDS_ROOT):  # it is somebody's folder, not the set whose treatment goes by that name
+        source.name = f"folder {source.name}"
     return source
 
 
@@ -133,10 +143,6 @@ def _by_image(classes: Classes, seed: int) -> dict[str, Classes]:
         train, test = divide(len(paths), TEST_SHARE, seed, "test", name)
         files["train"][name], files["test"][name] = ([paths[i] for i in rows.tolist()] for rows in (train, test))
     return files
-
-
-def _with_images(classes: Classes) -> Classes:
-    return {name: files for name, files in classes.items() if files}
 
 
 def divide(count: int, share: float, seed: int, *purpose: str, most: int | None = None) -> tuple[Tensor, Tensor]:
@@ -162,8 +168,9 @@ def hold_out(store: ImageStore, share: float, seed: int, most: int | None = None
     for name, size in zip(store.class_names, store.class_sizes.tolist()):
         rest, held_out = divide(size, share, seed, "val", name, most=most)
         if len(held_out) and not len(rest):
+            more = "add images" if size == 1 else "use more of them, --set images_per_class=2"
             raise UserError(
-                f"class '{printable(name)}' has one training image, and validation takes one of each class: add images, or train "
+                f"class '{printable(name)}' has one training image, and validation takes one of each class: {more}, or train "
                 "without validation, --set val_share=0."
             )
         train.append(rest + start)

@@ -53,6 +53,11 @@ def class_files(folder: Path) -> Classes:
     return {name: image_files(folder / name) for name in scan(folder)[0]}
 
 
+def with_images(classes: Classes) -> Classes:
+    """Those of the classes that have image files."""
+    return {name: files for name, files in classes.items() if files}
+
+
 def image_files(folder: Path) -> list[Path]:
     """The image files in `folder`, sorted by name."""
     return [folder / name for name in scan(folder)[1]]

@@ -14,6 +14,7 @@ from typing import Any
 
 from fewshot_mcl.config import COMMANDS, Config, resolve
 from fewshot_mcl.errors import UserError, unknown
+from fewshot_mcl.objectives import options_of
 from fewshot_mcl.reproduce.paper import Table
 from fewshot_mcl.runs import Run
 
@@ -67,6 +68,7 @@ def cells_of(table: Table, choice: Choice, out: Path) -> list[Cell]:
     rows, columns = _chosen("row", choice.rows, table.rows), _chosen("column", choice.columns, table.columns)
     if table.task == "few-shot" and "baseline" not in rows and any(row.startswith("rkd") for row in rows):
         raise UserError("RKD learns from the baseline: add it, --rows baseline.")
+    _require_options(table, rows, columns, choice.settings)
     cells = [
         _cell(table, row, column, seed, choice, out)
         for seed in range(choice.seeds)
@@ -86,17 +88,38 @@ def _chosen(kind: str, asked: tuple[str, ...], valid: tuple[str, ...]) -> tuple[
     return tuple(name for name in valid if name in asked) if asked else valid
 
 
+def _method(table: Table, row: str, column: str) -> str:
+    """The method of a cell; a variant of MCL-OKD is MCL-OKD."""
+    name = column.partition(" ")[0] if table.task == "classify" else row
+    return "mcl-okd" if name.startswith("mcl-okd") else name
+
+
+def _option(setting: str) -> str:
+    """X of "objective.X=value", or ""."""
+    name = setting.partition("=")[0].strip()
+    return name.removeprefix("objective.") if name.startswith("objective.") else ""
+
+
+def _require_options(table: Table, rows: tuple[str, ...], columns: tuple[str, ...], settings: tuple[str, ...]) -> None:
+    """Options of methods go to the cells whose method has them; one that none has is refused."""
+    valid = {name for row in rows for column in columns for name in options_of(_method(table, row, column))}
+    for option in filter(None, map(_option, settings)):
+        if option not in valid:
+            raise unknown("option of the table's methods: objective", option, valid)
+
+
 def _cell(table: Table, row: str, column: str, seed: int, choice: Choice, out: Path) -> Cell:
-    options, settings = {"data": table.data, **choice.options, "seed": seed}, list(choice.settings)
+    method = _method(table, row, column)
+    options = {"data": table.data, **choice.options, "seed": seed, "method": method}
+    settings = [each for each in choice.settings if not _option(each) or _option(each) in options_of(method)]
     if table.task == "classify":
-        method = column.partition(" ")[0]
         config = choice.config or "paper-code"
-        options |= {"backbone": row, "method": method}
+        options["backbone"] = row
         name = f"{row}-{method}-seed{seed}"
     else:
         shot = int(column.partition("-")[0])
-        method, _, source = row.partition("-okd-")
-        options |= {"method": "mcl-okd" if source else method, "shot": shot}
+        source = row.partition("-okd-")[2]
+        options["shot"] = shot
         settings = [f"val_shot={shot}", *([f"kl_source={source}"] if source else []), *settings]
         config = choice.config or _few_shot_recipe(str(options["data"]), shot)
         if row.startswith("rkd"):

@@ -13,6 +13,7 @@ from fewshot_mcl.reproduce.estimate import Estimate, estimate
 from fewshot_mcl.reproduce.paper import TABLES, Table
 from fewshot_mcl.reproduce.report import Report
 from fewshot_mcl.reproduce.results import result_of
+from fewshot_mcl.training.session import open_data
 
 Say = Callable[[str], None]
 
@@ -54,6 +55,8 @@ def reproduce(request: Request, say: Say) -> tuple[str, Path]:
         UserError: where a cell cannot be trained; all others are, and are kept.
     """
     table, cells = request.table, request.cells()
+    if not all(cell.done for cell in cells):
+        open_data(cells[0].config)  # all are on the same: one sentence now, not one of every run
     failures = train_cells(cells, request.jobs, say)
     if failures:
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""

@@ -14,7 +14,7 @@ from rich.console import Console
 from fewshot_mcl.config import COMMANDS, ClassifyConfig, Config, FewShotConfig
 from fewshot_mcl.data.labelled import open_labelled
 from fewshot_mcl.data.names import printable
-from fewshot_mcl.data.sources import open_source, training_only
+from fewshot_mcl.data.sources import Source, open_source, training_only
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import Interrupted, UserError
 from fewshot_mcl.evaluation.restore import load_state, pick_device
@@ -76,6 +76,18 @@ def train(config: Config, out: Path | None, resume: bool, console: Console) -> O
             raise Interrupted(_left(run, trainer.done)) from None
 
 
+def open_data(config: Config) -> Source:
+    """Where the images of a configuration come from; names are looked at, no image is decoded.
+
+    Raises:
+        UserError: where nothing usable is found.
+    """
+    root = Path(config.root) if config.root else None
+    if isinstance(config, ClassifyConfig):
+        return open_labelled(config.data, root, config.image_options, config.download)
+    return open_source(config.data, root, config.image_options)
+
+
 def build_task(
     config: Config, device: torch.device, with_teacher: bool = True
 ) -> tuple[EpisodicTask | SupervisedTask, dict[str, Any], tuple[str, ...]]:
@@ -84,15 +96,13 @@ def build_task(
     Raises:
         UserError: where data, method and network do not go together.
     """
-    root, options = Path(config.root) if config.root else None, config.image_options
+    source, options = open_data(config), config.image_options
     task: EpisodicTask | SupervisedTask
     if isinstance(config, FewShotConfig):
-        source = open_source(config.data, root, options)
         stores = {split: source.load(split, options) for split in ("train", "val")}
         task = EpisodicTask(config, stores["train"], stores["val"], device)
     else:
         assert isinstance(config, ClassifyConfig)
-        source = open_labelled(config.data, root, options, config.download)
         stores = {split: source.load(split, options) for split in source.splits if split != "test"}
         task = SupervisedTask(config, stores["train"], stores.get("val"), device)
     if task.objective.needs_teacher and with_teacher:

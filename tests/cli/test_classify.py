@@ -526,7 +526,10 @@ def test_the_ensemble_of_one_weighs_as_its_gate_has_learned(classify, cli, tmp_p
         (["--set", "precision=half"], ["precision = half", "'bfloat16'"]),
         (["--set", "momentum=1"], ["momentum = 1", "less than 1"]),
         (["--set", "images_per_class=0"], ["images_per_class = 0"]),
-        (["--set", "images_per_class=1"], ["class 'ant' has one training image", "--set val_share=0"]),
+        (
+            ["--set", "images_per_class=1"],
+            ["class 'ant' has one training image", "--set images_per_class=2", "val_share=0"],
+        ),
         (["--set", "way=5"], ["unknown config key 'way'", "did you mean"]),
         (["--way", "5"], ["no such option", "--way", "classify --help"]),
         (["--image-size", "8"], ["conv4", "at least 16"]),

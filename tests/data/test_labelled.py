@@ -135,7 +135,10 @@ def test_two_validation_folders_are_one_too_many(tmp_path: Path) -> None:
 
 
 def test_a_training_folder_alone_has_nothing_to_test_on(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has no test split \(found: train\)\. Put its classes into PATH/test/CLASS/"):
+    with pytest.raises(
+        UserError,
+        match=r"has no test split \(found: train\)\. Put images of the same classes into PATH/test/CLASS/, or",
+    ):
         opened(same_classes(tmp_path, train="a b"))
 
 
@@ -410,3 +413,12 @@ def test_without_a_share_all_rows_are_trained_on_one_image_classes_too() -> None
 def test_a_class_of_one_image_has_none_to_hold_out(share: float) -> None:
     with pytest.raises(UserError, match=r"class 'lonely' has one training image.*--set val_share=0\.$"):
         hold_out(store_of({"a": 4, "lonely": 1}), share, 0)
+
+
+@pytest.mark.parametrize("name", ["imagenet", "glyphs", "cifar100"])
+def test_a_folder_that_is_called_like_a_set_is_not_taken_for_it(name: str, tmp_path: Path) -> None:
+    source = open_labelled(
+        str(class_folders(tmp_path / name, ["ant", "bee"], count=4)), None, ImageOptions(image_size=8)
+    )
+    assert source.name == f"folder {name}"
+    assert source.load("train", ImageOptions(image_size=8)).source == f"folder {name}"

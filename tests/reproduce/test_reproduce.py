@@ -752,13 +752,25 @@ def test_cells_in_processes_of_their_own_are_stopped_and_go_on(pictures: Path, t
         (["table4", "--config", "matched"], ["matched is a configuration for 'fewshot-mcl classify'"]),
         (["table1", "--set", "way=3"], ["unknown config key 'way'"]),
         (["table4", "--set", "val_query"], ["--set val_query", "key=value"]),
+        (["table1"], ["cifar100 needs the folder", "--root DIR"]),
         (
-            ["table1", "--rows", "vgg16", "--columns", "one", "--seeds", "1"],
-            ["vgg16-one-seed0: cifar100", "--root DIR"],
+            ["table1", "--set", "objective.TT=3"],
+            ["unknown option of the table's methods: objective 'TT'", "did you mean 'T'"],
         ),
     ],
     ids=lambda value: " ".join(value) if not value or value[0].startswith(("table", "ablation")) else "",
 )
 def test_bad_commands(arguments: list[str], words: list[str], cli, commands: list[list[str]], tmp_path: Path) -> None:
     bad(cli("reproduce", *arguments), *words)
-    assert not list(tmp_path.glob("here/**/model.json"))
+    assert commands == []
+    assert list(tmp_path.glob("here/*")) == []
+
+
+def test_an_option_of_a_method_goes_to_the_cells_whose_method_has_it(tmp_path: Path) -> None:
+    options = {"data": "glyphs"}
+    choice = Choice(("resnet32",), (), 1, "classify", options, ("objective.beta=0.5", "objective.T=4", "lr=0.1"))
+    found = {cell.config.method: cell.config for cell in cells_of(TABLES["ablation"], choice, tmp_path)}
+    assert found["baseline"].objective == {}
+    assert (found["mcl"].objective["beta"], "T" in found["mcl"].objective) == (0.5, False)
+    assert (found["mcl-okd"].objective["beta"], found["mcl-okd"].objective["T"]) == (0.5, 4)
+    assert {config.lr for config in found.values()} == {0.1}
