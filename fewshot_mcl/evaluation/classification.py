@@ -10,9 +10,10 @@ from torch import Tensor
 
 from fewshot_mcl.data.augment import centre_crop
 from fewshot_mcl.data.store import ImageStore
-from fewshot_mcl.evaluation.fewshot import EMBED_BATCH, normalise
+from fewshot_mcl.evaluation.fewshot import normalise
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks import PeerOutputs
+from fewshot_mcl.networks.folding import batch_for, folded
 from fewshot_mcl.networks.peers import PeerNetwork
 
 TOP = 5
@@ -34,7 +35,7 @@ class Images:
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, C, size, size) and labels (B,), in order, where `mean` lies."""
-        for rows in self.rows.split(EMBED_BATCH):
+        for rows in self.rows.split(batch_for(self.mean.device)):
             images = centre_crop(self.store.images[rows], self.size).to(self.mean.device)
             yield normalise(images, self.mean, self.std), self.store.labels[rows].to(self.mean.device)
 
@@ -72,23 +73,21 @@ def classify_images(peers: PeerNetwork, ensembles: Ensembles, images: Images) ->
     """Every peer's answers, and each ensemble's, in evaluation mode whatever mode the peers are in.
 
     Args:
-        peers: M peers with classifiers.
+        peers: M peers with classifiers; they are left as they are.
         ensembles: how their outputs become an ensemble's logits, by name; none of them is asked where M = 1.
         images: N images.
 
     Returns:
         "peer 0" ... "peer M-1" and, for M > 1, the ensembles.
     """
-    training, parts = peers.training, []
-    peers.eval()
+    network, parts = folded(peers), []
     for batch, labels in images.batches():
-        out = peers(batch)
+        out = network(batch)
         assert out.logits is not None
         joint = [ensemble(out) for ensemble in ensembles.values()] if len(out.logits) > 1 else []
         logits = torch.cat([out.logits, *(each[None] for each in joint)])
         top = logits.topk(min(TOP, logits.shape[-1])).indices
         parts.append((labels.cpu(), top[..., 0].cpu(), (top == labels[:, None]).any(-1).cpu()))
-    peers.train(training)
     labels, predictions, in_top5 = (torch.cat(each, -1) for each in zip(*parts))
     names = [*(f"peer {m}" for m in range(peers.num_peers)), *ensembles][: len(predictions)]
     return {name: Classified(labels, predictions[i], in_top5[i]) for i, name in enumerate(names)}

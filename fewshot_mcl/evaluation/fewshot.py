@@ -11,9 +11,8 @@ from fewshot_mcl.data.episodes import Episodes
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks import PeerOutputs
+from fewshot_mcl.networks.folding import batch_for, folded
 from fewshot_mcl.objectives import functional as F
-
-EMBED_BATCH = 64
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -37,25 +36,27 @@ def channel_statistics(store: ImageStore, rows: Tensor | None = None) -> tuple[T
 
 
 @torch.inference_mode()
-def embed(network: nn.Module, store: ImageStore, mean: Tensor, std: Tensor) -> Tensor:
+def embed(
+    network: nn.Module, store: ImageStore, mean: Tensor, std: Tensor, precision: torch.dtype | None = None
+) -> Tensor:
     """Features of every image of a store, in evaluation mode whatever mode the network is in.
 
     Args:
-        network: a backbone, or peers.
+        network: a backbone, or peers; it is left as it is.
         store: N images.
         mean, std: (C,) of the training images; their device is the network's.
+        precision: to compute in, if not the network's own. bfloat16 is faster and rounds features to three digits.
 
     Returns:
-        (N, D), or (M, N, D) for M peers, on the network's device.
+        (N, D), or (M, N, D) for M peers, on the network's device, of the type of `mean`.
     """
-    training = network.training
-    network.eval()
-    parts = []
-    for start in range(0, len(store), EMBED_BATCH):
-        images = normalise(store.images[start : start + EMBED_BATCH].to(mean.device), mean, std)
-        out = network(images)
-        parts.append(out.features if isinstance(out, PeerOutputs) else out)
-    network.train(training)
+    precision = precision or mean.dtype
+    network, parts = folded(network).to(precision), []
+    batch = batch_for(mean.device)
+    for start in range(0, len(store), batch):
+        images = normalise(store.images[start : start + batch].to(mean.device), mean, std)
+        out = network(images.to(precision))
+        parts.append((out.features if isinstance(out, PeerOutputs) else out).to(mean.dtype))
     return torch.cat(parts, dim=-2)
 
 

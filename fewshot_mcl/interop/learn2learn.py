@@ -16,16 +16,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fewshot_mcl.data.episodes import Episodes, EpisodeSampler
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.draws import key
 from fewshot_mcl.errors import UserError
-from fewshot_mcl.evaluation.fewshot import EMBED_BATCH, normalise
+from fewshot_mcl.evaluation.fewshot import normalise
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks.backbone import Backbone
+from fewshot_mcl.networks.folding import batch_for, folded
 from fewshot_mcl.objectives import functional as F
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def evaluate_taskset(
     Tasks may be drawn at random: those of `taskset` have their own seed, others follow Python's global `random`.
 
     Args:
-        network: evaluated in evaluation mode, then put back into the mode it was in.
+        network: looked through in evaluation mode; it is left as it is.
         tasks: their images are (B, C, H, W), uint8 or floating point within [0, 1], not normalised; labels are any integers.
         way: labels in every task.
         shot: support images of each label.
@@ -132,22 +133,17 @@ def evaluate_taskset(
     # Asked for more, learn2learn would draw new tasks beyond the end of the taskset.
     if 0 <= tasks.num_tasks < episodes:
         raise UserError(f"the taskset has {tasks.num_tasks} tasks: use episodes={tasks.num_tasks} or fewer.")
-    accuracies = []
-    training = network.training
-    network.eval()
-    try:
-        for number in range(episodes):
-            images, labels = tasks[number]  # not in inference mode: what a data set keeps stays fit for training
-            try:
-                _check_images(images, labels, len(mean))
-                support, query, targets = _split(labels, way, shot)
-            except UserError as error:
-                raise UserError(f"task {number}: {error}") from None
-            features = _features(network, images, mean, std)
-            logits = F.prototypical_logits(features[query], F.prototypes(features[support]), metric, scale)
-            accuracies.append(int((logits.argmax(-1).cpu() == targets).sum()) / len(query))
-    finally:
-        network.train(training)
+    accuracies, ready = [], folded(network)
+    for number in range(episodes):
+        images, labels = tasks[number]  # not in inference mode: what a data set keeps stays fit for training
+        try:
+            _check_images(images, labels, len(mean))
+            support, query, targets = _split(labels, way, shot)
+        except UserError as error:
+            raise UserError(f"task {number}: {error}") from None
+        features = _features(ready, images, mean, std)
+        logits = F.prototypical_logits(features[query], F.prototypes(features[support]), metric, scale)
+        accuracies.append(int((logits.argmax(-1).cpu() == targets).sum()) / len(query))
     return Result(torch.tensor(accuracies, dtype=torch.float64))
 
 
@@ -268,10 +264,10 @@ def _split(labels: Tensor, way: int, shot: int) -> tuple[Tensor, Tensor, Tensor]
 
 
 @torch.inference_mode()
-def _features(network: Backbone, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def _features(network: nn.Module, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Images (B, C, H, W), uint8 or within [0, 1] -> (B, D), a batch at a time."""
     parts = []
-    for batch in images.split(EMBED_BATCH):
+    for batch in images.split(batch_for(mean.device)):
         batch = batch.to(mean.device)
         parts.append(network(normalise(batch if batch.dtype == torch.uint8 else batch.to(std.dtype) * 255, mean, std)))
     return torch.cat(parts)

@@ -112,7 +112,7 @@ def test_batches_change_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     net, images = network(), images_of(store_of())
     whole = classify_images(net, {"ensemble": mean}, images)
     for batch in (1, 7, 76, 1000):
-        monkeypatch.setattr(classification, "EMBED_BATCH", batch)
+        monkeypatch.setattr(classification, "batch_for", lambda device, batch=batch: batch)
         other = classify_images(net, {"ensemble": mean}, images)
         assert list(other) == list(whole)
         for name, each in whole.items():
@@ -121,11 +121,11 @@ def test_batches_change_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_evaluation_mode_is_used_nothing_moves_and_the_mode_is_restored(training: bool) -> None:
+def test_evaluation_mode_is_used_nothing_moves_and_the_mode_is_kept(training: bool) -> None:
     net, images = network().train(training), images_of(store_of())
     modes: list[bool] = []
     for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
             module.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     before = {name: value.clone() for name, value in net.state_dict().items()}
     classify_images(net, {"ensemble": mean}, images)
