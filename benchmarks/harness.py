@@ -14,6 +14,7 @@ os.environ |= dict.fromkeys(
 
 import argparse
 import gc
+import multiprocessing
 import platform
 import statistics
 import sys
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ import torch
 
 torch.set_num_threads(1)
 Work = Callable[[], Any]
+OURS = {"THP_MEM_ALLOC_ENABLE": "1"}  # what the command line sets before torch is imported: large tensors in huge pages
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,12 @@ class Times:
 
     def ratio(self, slow: str, fast: str) -> str:
         """ "3.1 (2.9 to 3.3)": median, smallest and largest of the rounds' ratios."""
-        ratios = self.ratios(slow, fast)
-        return f"{_short(statistics.median(ratios))} ({_short(min(ratios))} to {_short(max(ratios))})"
+        return spread(self.ratios(slow, fast))
+
+
+def spread(values: list[float]) -> str:
+    """ "3.1 (2.9 to 3.3)": median, smallest and largest."""
+    return f"{_short(statistics.median(values))} ({_short(min(values))} to {_short(max(values))})"
 
 
 def take_turns(
@@ -80,6 +87,40 @@ def take_turns(
                 work()
             times.seconds[name].append((clock() - start) / repeats[name])
     return times
+
+
+class Apart:
+    """Work done in a process of its own, as a contestant: what one allocates cannot make another faster or slower.
+
+    (glibc keeps or returns freed memory by the history of a process; a convolution may cost twice as much for it.)
+
+    Args:
+        build: a function at the top of a module; called there with `args`, it gives the work.
+        environment: variables that the process starts with, as our command sets them.
+    """
+
+    def __init__(self, build: Callable[..., Work], *args: Any, environment: dict[str, str] | None = None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, there = context.Pipe()
+        before = dict(os.environ)
+        os.environ |= environment or {}
+        context.Process(target=_serve, args=(there, build, args), daemon=True).start()
+        os.environ.clear()
+        os.environ |= before
+        there.close()
+
+    def __call__(self) -> Any:
+        """Do the work once; its answer, which must be small."""
+        self._connection.send(None)
+        return self._connection.recv()
+
+
+def _serve(connection: Connection, build: Callable[..., Work], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    work = build(*args)
+    while True:
+        connection.recv()
+        connection.send(work())
 
 
 def arguments(description: str, **defaults: Any) -> argparse.Namespace:

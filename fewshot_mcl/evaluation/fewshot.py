@@ -80,7 +80,7 @@ def _accuracies(logits: Tensor, way: int) -> Tensor:
 
 @torch.inference_mode()
 def evaluate_peers(
-    features: Tensor, episodes: Episodes, *, metric: str = "euclidean", scale: float = 1.0, batch: int = 64
+    features: Tensor, episodes: Episodes, *, metric: str = "euclidean", scale: float = 1.0, batch: int | None = None
 ) -> dict[str, Result]:
     """Results of every peer, and of the ensemble that sums their episode logits.
 
@@ -88,12 +88,14 @@ def evaluate_peers(
         features: (M, N, D).
         episodes: indices into the N images.
         metric, scale: see `functional.prototypical_logits`.
-        batch: episodes at a time; the result does not depend on it.
+        batch: episodes at a time, by default those whose features stay in the cache of a processor or fill a GPU; the
+            result does not depend on it.
 
     Returns:
         "peer 0" ... "peer M-1" and, for M > 1, "ensemble".
     """
     peers, way = len(features), episodes.classes.shape[1]
+    batch = batch or (8 if features.device.type == "cpu" else 1024)
     accuracies: list[list[Tensor]] = [[] for _ in range(peers + 1)]
     for part in _batches(episodes, batch):
         logits = torch.stack([episode_logits(f, part, metric, scale) for f in features])
@@ -107,7 +109,7 @@ def evaluate_peers(
 
 
 def evaluate_episodes(
-    features: Tensor, episodes: Episodes, *, metric: str = "euclidean", scale: float = 1.0, batch: int = 64
+    features: Tensor, episodes: Episodes, *, metric: str = "euclidean", scale: float = 1.0, batch: int | None = None
 ) -> Result:
     """Accuracy of nearest prototypes on given episodes: `evaluate_peers` for one network's features (N, D)."""
     return evaluate_peers(features[None], episodes, metric=metric, scale=scale, batch=batch)["peer 0"]
