@@ -160,8 +160,7 @@ def agreement(episodes: int, compared: int) -> tuple[dict[str, int], list[str]]:
                 right[name] += abs(value - exact) < 1e-9
     verdict = ", ".join(f"{name} {value}" for name, value in right.items())
     lines = [
-        f"Of the {compared} episodes that were compared, those that differ anywhere were computed again in float64; equal to that: "
-        f"{verdict}.",
+        f"Of the {compared} compared episodes, those that differ were computed again in float64; equal to that: {verdict}.",
         f"Ours without scaling: {embedded - start:.1f} s to embed all images, {end - embedded:.2f} s for {episodes} episodes: "
         f"{100 * result.mean:.2f} ± {100 * result.ci95:.2f} %.",
         f"bfloat16, on request only, changes that accuracy by {100 * (rounded.mean - result.mean):+.3f} points, and that of "
@@ -199,13 +198,13 @@ def main() -> None:
     share = [operations / e / (2 * 2048**3 / g) for e, g in rates]
     ms = {name: 1000 * times.median(name) for name in times.seconds}
     parts = [
-        f"Conv4-64, {SIZE}x{SIZE}, {images:,} images, {WAY}-way {SHOT}-shot, {QUERY} queries a class. Each contestant in a "
-        f"process of its own; each peer timed on {chosen.timed} episodes a round, embedding on {chosen.embedded} images. A peer takes "
-        f"{ms['easyfsl'] / chosen.timed:.0f} ms for an episode, ours {ms['embedding'] / chosen.embedded:.2f} ms for an image and "
+        f"Conv4-64, {SIZE}x{SIZE}, {images:,} images, {WAY}-way {SHOT}-shot, {QUERY} queries a class. Each "
+        f"contestant in a process of its own; peers timed on {chosen.timed} episodes a round, embedding on {chosen.embedded} "
+        f"images. easyfsl takes {ms['easyfsl'] / chosen.timed:.0f} ms for an episode, ours {ms['embedding'] / chosen.embedded:.2f} ms for an image and "
         f"{ms['many'] / chosen.many:.3f} ms for an episode.",
         harness.table(["peer", "episodes", "times as long as ours", "episodes whose accuracy differs"], rows),
-        f"Embedding reaches {harness.spread(share)} of the rate of a float32 matrix product (2048^3, same rounds); in bfloat16 it "
-        f"is {times.ratio('embedding', 'bfloat16')} times as fast as in float32.",
+        f"Embedding reaches {harness.spread(share)} of the rate of a float32 matrix product (2048^3, same rounds); in bfloat16 "
+        f"it is {times.ratio('embedding', 'bfloat16')} times as fast as in float32.",
         *lines,
     ]
     harness.report("Evaluation on episodes", parts, chosen.out, packages=["easyfsl", "learn2learn"])

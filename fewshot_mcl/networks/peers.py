@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_mcl.errors import UserError, unknown
-from fewshot_mcl.networks import create_backbone
+from fewshot_mcl.networks import create_backbone, forms
 from fewshot_mcl.networks.backbone import Backbone
+from fewshot_mcl.networks.forms import Form
 
 PRESETS = ("paper-code", "last-two", "last-one", "none")
 
@@ -93,6 +94,7 @@ class PeerNetwork(nn.Module):
         num_classes: outputs of each peer's classifier; None for none.
         share: preset of `copies_per_stage`.
         method: the method whose published graph "paper-code" means; "cl-ilr" rescales gradients under every preset.
+        form: how copies of a stage are run, see `forms`; values do not depend on it.
         **options: passed to the backbone (`in_channels`, `image_size`).
 
     Attributes:
@@ -110,6 +112,7 @@ class PeerNetwork(nn.Module):
         num_classes: int | None = None,
         share: str = "last-two",
         method: str = "mcl-okd",
+        form: Form = "loop",
         **options: Any,
     ) -> None:
         super().__init__()
@@ -123,7 +126,11 @@ class PeerNetwork(nn.Module):
         )
         self.classifiers = nn.ModuleList(net.classifier for net in whole if net.classifier is not None)
         self.pool = first.pool
-        self.rescale_forks = method == "cl-ilr"
+        self.rescale_forks, self.form = method == "cl-ilr", form
+        if form == "grouped":
+            for copies_of_stage in self._levels:
+                if len(copies_of_stage) > 1:
+                    forms.require_groupable(copies_of_stage[0])
         self.num_peers, self.feature_dim, self.stage_channels = num_peers, first.feature_dim, first.stage_channels
         self._shared = copies.count(1) if num_peers > 1 else 0
         self.stem_dim = first.stage_channels[self._shared - 1] if self._shared else None
@@ -140,7 +147,7 @@ class PeerNetwork(nn.Module):
             parents = [j * len(maps) // len(copies) for j in range(len(copies))]
             if self.rescale_forks and number > 1:  # images are no fork: nothing before them learns
                 maps = [_fork(m, parents.count(parent)) for parent, m in enumerate(maps)]
-            maps = [stage(maps[parent]) for parent, stage in zip(parents, copies)]
+            maps = forms.run(list(copies), [maps[parent] for parent in parents], self.form)
             if number == self._shared:
                 stem = maps[0].mean((2, 3))
         features = [self.pool(m) for m in maps]
