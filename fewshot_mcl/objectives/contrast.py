@@ -12,7 +12,8 @@ from torch.nn import functional as nnf
 from fewshot_mcl import draws
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.objectives.base import Setting
-from fewshot_mcl.objectives.multi_view import Normaliser, Positive, contrast_pairs
+from fewshot_mcl.objectives.closed_form import Normaliser, Positive
+from fewshot_mcl.objectives.multi_view import contrast_pairs
 
 Negatives = Literal["other-class", "any", "all"]
 

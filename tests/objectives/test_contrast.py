@@ -13,7 +13,7 @@ from torch.nn import functional as nnf
 
 from fewshot_mcl import draws
 from fewshot_mcl.errors import UserError
-from fewshot_mcl.objectives import create_objective, multi_view
+from fewshot_mcl.objectives import contrast_plan, create_objective
 from fewshot_mcl.objectives.contrast import MultiViewContrast, draw_ranks
 from fewshot_mcl.objectives.multi_view import contrast_pairs
 
@@ -49,11 +49,12 @@ def example(peers: int = 3, rows: int = 24, batch: int = 4, dim: int = 5, count:
     "count", [1, 6, 30]
 )  # few beside the 400 rows (gathered) and many (picked from the whole product)
 @pytest.mark.parametrize("rows", [24, 400])
-@pytest.mark.parametrize("chunk", [1, 1 << 25])
+@pytest.mark.parametrize("chunk", [1, 1 << 20])
 def test_equals_the_slow_form(
     positive: str, normaliser: str, count: int, rows: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(multi_view, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(contrast_plan, "PIECE_BYTES", chunk)
+    monkeypatch.setattr(contrast_plan, "KEEP_BYTES", chunk)
     embeddings, banks, positives, negatives = example(rows=rows, count=count)
     fixed = torch.rand(3, 3, dtype=torch.float64) * rows + rows if normaliser == "fixed" else None
     upstream = torch.rand(3, 3, dtype=torch.float64)
