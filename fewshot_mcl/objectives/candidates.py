@@ -10,6 +10,10 @@ from torch import Tensor
 
 from fewshot_mcl.objectives.contrast_plan import ContrastPlan
 
+Allowed = Callable[
+    [slice], Tensor
+]  # a slice of the rows -> (B, n), 1 where a row is a negative of an image, 0 elsewhere
+
 
 class Candidates(Protocol):
     """Where the negatives' scores come from, in pieces. The anchors (B, A, D) are the images as the A other peers see them."""
@@ -64,10 +68,14 @@ class Gathered:
 
     def prepare(self, bank: Tensor) -> None:
         self._bank = bank
+        self._fetched: slice | None = None
 
     def _fetch(self, piece: slice) -> Tensor:
         ids = self.ids[piece]
-        rows = torch.index_select(self._bank, 0, ids.reshape(-1), out=self._rows[: ids.numel()])
+        rows = self._rows[: ids.numel()]
+        if piece != self._fetched:
+            torch.index_select(self._bank, 0, ids.reshape(-1), out=rows)
+            self._fetched = piece
         return rows.view(*ids.shape, -1)
 
     def scores(self, piece: slice, anchors: Tensor, out: Tensor) -> Tensor:
@@ -129,12 +137,19 @@ def counted(ids: Tensor, rows: int, dtype: torch.dtype) -> Callable[[slice], Ten
     return lambda piece: counts[:, piece]
 
 
-def permitted(
-    allowed: Callable[[slice], Tensor], usable: Tensor, count: int, dtype: torch.dtype
-) -> Callable[[slice], Tensor]:
-    """Weights of the expectation over draws of K rows from those that `allowed` (a slice -> (B, n) bool) names.
-
-    `usable` (B,) is how many these are for each image.
-    """
+def permitted(allowed: Allowed, usable: Tensor, count: int, dtype: torch.dtype) -> Callable[[slice], Tensor]:
+    """Weights of the expectation over draws of K rows from those that `allowed` names, `usable` (B,) for each image."""
     share = (count / usable.clamp(min=1).to(dtype))[:, None]
     return lambda piece: allowed(piece) * share
+
+
+def other_classes(own: Tensor, labels: Tensor, dtype: torch.dtype) -> Allowed:
+    """Names the rows whose label (R,) is not the image's own (B,)."""
+    # Compared as numbers of the type that the answer has: ten times as fast as a comparison that is then converted.
+    mine = own.to(dtype)[:, None]
+
+    def allowed(piece: slice) -> Tensor:
+        others = labels[piece].to(dtype)
+        return torch.ne(mine, others, out=mine.new_empty(len(mine), len(others)))
+
+    return allowed

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 PIECE_BYTES = 1 << 20  # of bank rows in work at a time: larger pieces fall out of the cache and are slower
+FETCH_BYTES = 1 << 23  # a batch whose negatives fit in here is one piece, so that they are fetched once
 KEEP_BYTES = 1 << 26  # scores are kept between the two passes up to here, and computed twice beyond
 
 
@@ -69,6 +70,8 @@ def choose_form(
             reason, counts = f"K = {given:,} is at least 1/{factor:.3g} of {rows:,} rows", batch * rows
     fetched = dim * (given or 1) if form == "gather" else dim
     step = max(1, min(units, PIECE_BYTES // (fetched * itemsize)))
+    if form == "gather" and units * fetched * itemsize <= FETCH_BYTES:
+        step = units
     scores = anchors * width
     keep = units * scores * itemsize <= KEEP_BYTES
     numbers = 2 * step * scores + (units if keep else step) * scores  # two buffers, and the scores themselves

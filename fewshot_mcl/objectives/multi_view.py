@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from fewshot_mcl.objectives.candidates import Candidates, Dense, Gathered, counted, permitted
+from fewshot_mcl.objectives.candidates import Allowed, Candidates, Dense, Gathered, counted, permitted
 from fewshot_mcl.objectives.closed_form import Contrast, Normaliser, Positive, Setting
 from fewshot_mcl.objectives.contrast_plan import choose_form
 
@@ -22,14 +20,12 @@ def given_rows(banks: Tensor, ids: Tensor) -> Candidates:
     return Dense(plan, counted(ids, rows, banks.dtype), count, rows)
 
 
-def expected(
-    banks: Tensor, allowed: Callable[[slice], Tensor], usable: Tensor, count: int, chosen: Tensor | None = None
-) -> Candidates:
+def expected(banks: Tensor, allowed: Allowed, usable: Tensor, count: int, chosen: Tensor | None = None) -> Candidates:
     """The expectation over draws of `count` rows from the whole of every bank, or from the rows `chosen` (R,).
 
     Args:
         banks: (M, N, D).
-        allowed: a slice of the rows -> (B, n) bool, which are negatives of each image.
+        allowed: which rows are negatives of each image.
         usable: (B,) how many these are in all.
         count: K.
         chosen: rows that all images share.
