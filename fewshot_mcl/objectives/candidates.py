@@ -10,9 +10,8 @@ from torch import Tensor
 
 from fewshot_mcl.objectives.contrast_plan import ContrastPlan
 
-Allowed = Callable[
-    [slice], Tensor
-]  # a slice of the rows -> (B, n), 1 where a row is a negative of an image, 0 elsewhere
+# A slice of R rows -> (B, n): how often each is a negative of each image, or, 1 or 0, whether it may be one.
+OfRows = Callable[[slice], Tensor]
 
 
 class Candidates(Protocol):
@@ -68,14 +67,10 @@ class Gathered:
 
     def prepare(self, bank: Tensor) -> None:
         self._bank = bank
-        self._fetched: slice | None = None
 
     def _fetch(self, piece: slice) -> Tensor:
         ids = self.ids[piece]
-        rows = self._rows[: ids.numel()]
-        if piece != self._fetched:
-            torch.index_select(self._bank, 0, ids.reshape(-1), out=rows)
-            self._fetched = piece
+        rows = torch.index_select(self._bank, 0, ids.reshape(-1), out=self._rows[: ids.numel()])
         return rows.view(*ids.shape, -1)
 
     def scores(self, piece: slice, anchors: Tensor, out: Tensor) -> Tensor:
@@ -93,7 +88,7 @@ class Dense:
 
     Args:
         plan: of this form.
-        weights: a slice of the R rows -> (B, n) how often each counts as a negative of each image.
+        weights: how often each row counts as a negative of each image.
         count: K.
         rows: R of them.
         chosen: (R,) which rows of a bank these are; None for all.
@@ -102,7 +97,7 @@ class Dense:
     def __init__(
         self,
         plan: ContrastPlan,
-        weights: Callable[[slice], Tensor],
+        weights: OfRows,
         count: int,
         rows: int,
         chosen: Tensor | None = None,
@@ -130,20 +125,23 @@ class Dense:
         into.flatten(0, 1).addmm_(gradient.flatten(0, 1), self._bank[piece])
 
 
-def counted(ids: Tensor, rows: int, dtype: torch.dtype) -> Callable[[slice], Tensor]:
+def counted(ids: Tensor, rows: int, dtype: torch.dtype) -> OfRows:
     """Weights of given ids (B, K): how often each row is among them."""
     counts = torch.zeros(len(ids), rows, dtype=dtype, device=ids.device)
     counts.scatter_add_(1, ids.long(), counts.new_ones(()).expand(ids.shape))
     return lambda piece: counts[:, piece]
 
 
-def permitted(allowed: Allowed, usable: Tensor, count: int, dtype: torch.dtype) -> Callable[[slice], Tensor]:
+def permitted(plan: ContrastPlan, allowed: OfRows, usable: Tensor, count: int, dtype: torch.dtype) -> OfRows:
     """Weights of the expectation over draws of K rows from those that `allowed` names, `usable` (B,) for each image."""
     share = (count / usable.clamp(min=1).to(dtype))[:, None]
-    return lambda piece: allowed(piece) * share
+    if not plan.keep:
+        return lambda piece: allowed(piece) * share
+    weights = allowed(slice(None)) * share
+    return lambda piece: weights[:, piece]
 
 
-def other_classes(own: Tensor, labels: Tensor, dtype: torch.dtype) -> Allowed:
+def other_classes(own: Tensor, labels: Tensor, dtype: torch.dtype) -> OfRows:
     """Names the rows whose label (R,) is not the image's own (B,)."""
     # Compared as numbers of the type that the answer has: ten times as fast as a comparison that is then converted.
     mine = own.to(dtype)[:, None]

@@ -37,8 +37,8 @@ class MultiViewContrast(nn.Module):
         negatives: "other-class" draws K images of other classes, as published; "any" draws from all images; "all"
             computes the expectation over the draws from the whole bank; "shared" estimates it from the same rows for
             all images of a batch, of which those of another class count, K times their mean.
-        shared_rows: how many rows that are; of 50,000, 4,096 cost as much as 256 negatives of each image's own, with a
-            third of the noise (benchmarks/contrast.py). An image in whose class they all lie has no negatives that time.
+        shared_rows: how many rows that are. They have less noise than as many negatives spread over the images of a
+            batch, and are faster (benchmarks/contrast.py). An image in whose class they all lie has no negatives then.
         replacement: draw with replacement ("yes"), without ("no"), or without where there are enough ("auto", as
             published).
         positive, normaliser: see `multi_view.contrast_pairs`; "fixed" keeps the normalisers of the first batch.
@@ -217,23 +217,17 @@ def draw_ranks(
         each = [generator.choice(size, count, replace=False, shuffle=False) for size in sizes]
         return np.stack(each).astype(np.int32)
     ranks = _uniform(generator, sizes[:, None], (len(sizes), count))
-    if not replacement:
-        ranks.sort(1)
-        rows = np.arange(len(sizes))
-        while len(rows := rows[_repeated(ranks[rows]).any(1)]):
-            part = ranks[rows]
-            row, column = np.nonzero(_repeated(part))
-            # Redrawing treats all values alike, so by symmetry every subset stays equally likely.
-            part[row, column] = _uniform(generator, sizes[rows[row]], row.shape)
-            part.sort(1)
-            ranks[rows] = part
+    waiting = np.arange(0 if replacement else len(sizes))
+    while len(waiting):
+        part = ranks[waiting]
+        part.sort(1)
+        ranks[waiting] = part
+        row, column = np.nonzero(part[:, 1:] == part[:, :-1])
+        # Redrawing treats all values alike, so by symmetry every subset stays equally likely.
+        ranks[waiting[row], column] = _uniform(generator, sizes[waiting[row]], row.shape)
+        waiting = np.unique(waiting[row])
     return ranks
 
 
 def _uniform(generator: np.random.Generator, sizes: NDArray[np.integer], shape: tuple[int, ...]) -> NDArray[np.int32]:
     return (generator.random(shape) * sizes).astype(np.int32)
-
-
-def _repeated(ranks: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Of sorted rows, what equals its left neighbour."""
-    return np.diff(ranks, axis=1, prepend=-1) == 0

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 PIECE_BYTES = 1 << 20  # of bank rows in work at a time: larger pieces fall out of the cache and are slower
-FETCH_BYTES = 1 << 23  # a batch whose negatives fit in here is one piece, so that they are fetched once
 KEEP_BYTES = 1 << 26  # scores are kept between the two passes up to here, and computed twice beyond
 
 
@@ -58,23 +57,24 @@ def choose_form(
     """
     peers, rows, dim = shape
     anchors = peers - 1
-    factor, counts = gathering_costs(anchors), 0
-    if given is not None and given * factor < rows:
-        form: Literal["gather", "dense"] = "gather"
-        reason = f"K = {given:,} is less than 1/{factor:.3g} of {rows:,} rows"
-        units, width = batch, given
-    else:
-        form, units, width = "dense", shared or rows, batch
+    factor = gathering_costs(anchors)
+    form: Literal["gather", "dense"] = "dense"
+    if given is None:
         reason = f"all {rows:,} rows count" if shared is None else f"{shared:,} shared rows"
-        if given is not None:
-            reason, counts = f"K = {given:,} is at least 1/{factor:.3g} of {rows:,} rows", batch * rows
-    fetched = dim * (given or 1) if form == "gather" else dim
+    elif given * factor < rows:
+        form, reason = "gather", f"K = {given:,} is less than 1/{factor:.3g} of {rows:,} rows"
+    else:
+        reason = f"K = {given:,} is at least 1/{factor:.3g} of {rows:,} rows"
+    units, width, fetched = (
+        (batch, given or 0, dim * (given or 0)) if form == "gather" else (shared or rows, batch, dim)
+    )
     step = max(1, min(units, PIECE_BYTES // (fetched * itemsize)))
-    if form == "gather" and units * fetched * itemsize <= FETCH_BYTES:
-        step = units
     scores = anchors * width
     keep = units * scores * itemsize <= KEEP_BYTES
     numbers = 2 * step * scores + (units if keep else step) * scores  # two buffers, and the scores themselves
-    numbers += step * fetched if form == "gather" else counts + step * batch + (shared or 0) * dim
+    if form == "gather":
+        numbers += step * fetched
+    else:  # weights, and the shared rows
+        numbers += (units if keep or given else step) * batch + (shared or 0) * dim
     numbers += (peers * peers + 3 * anchors) * batch * dim  # gradients, anchors
     return ContrastPlan(form, step, -(-units // step), keep, reason, numbers * itemsize)

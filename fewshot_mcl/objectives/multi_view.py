@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewshot_mcl.objectives.candidates import Allowed, Candidates, Dense, Gathered, counted, permitted
+from fewshot_mcl.objectives.candidates import Candidates, Dense, Gathered, OfRows, counted, permitted
 from fewshot_mcl.objectives.closed_form import Contrast, Normaliser, Positive, Setting
 from fewshot_mcl.objectives.contrast_plan import choose_form
 
@@ -20,7 +20,7 @@ def given_rows(banks: Tensor, ids: Tensor) -> Candidates:
     return Dense(plan, counted(ids, rows, banks.dtype), count, rows)
 
 
-def expected(banks: Tensor, allowed: Allowed, usable: Tensor, count: int, chosen: Tensor | None = None) -> Candidates:
+def expected(banks: Tensor, allowed: OfRows, usable: Tensor, count: int, chosen: Tensor | None = None) -> Candidates:
     """The expectation over draws of `count` rows from the whole of every bank, or from the rows `chosen` (R,).
 
     Args:
@@ -32,7 +32,7 @@ def expected(banks: Tensor, allowed: Allowed, usable: Tensor, count: int, chosen
     """
     shared = None if chosen is None else len(chosen)
     plan = choose_form(banks.shape, len(usable), banks.element_size(), shared=shared)
-    weights = permitted(allowed, usable, count, banks.dtype)
+    weights = permitted(plan, allowed, usable, count, banks.dtype)
     return Dense(plan, weights, count, shared or banks.shape[1], chosen)
 
 
