@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as nnf
 
 from fewshot_mcl.objectives.contrast_plan import ContrastPlan
 
@@ -51,13 +52,15 @@ def _pieces(count: int, step: int) -> list[slice]:
 
 
 class Gathered:
-    """Given ids (B, K), their rows fetched from the bank: best for few negatives. A piece is of images."""
+    """Given ids (B, K), their rows fetched from the bank: best for few negatives. A piece is of images.
 
-    def __init__(self, plan: ContrastPlan, ids: Tensor, banks: Tensor) -> None:
-        self.plan, self.ids, self.count = plan, ids, ids.shape[1]
+    Bags are sums of rows, and on a CPU they are read ahead: twice as fast as `index_select` and a product. For scores, which
+    are no sums, rows are fetched as bags of one, as many as stay in the cache.
+    """
+
+    def __init__(self, plan: ContrastPlan, ids: Tensor) -> None:
+        self.plan, self.ids, self.count = plan, ids.to(torch.int32), ids.shape[1]
         self.pieces = _pieces(len(ids), plan.step)
-        # Kept, because a new large tensor costs more than what is written into it.
-        self._rows = banks.new_empty(min(plan.step, len(ids)) * self.count, banks.shape[2])
 
     def images(self, piece: slice) -> slice:
         return piece
@@ -68,19 +71,23 @@ class Gathered:
     def prepare(self, bank: Tensor) -> None:
         self._bank = bank
 
-    def _fetch(self, piece: slice) -> Tensor:
-        ids = self.ids[piece]
-        rows = torch.index_select(self._bank, 0, ids.reshape(-1), out=self._rows[: ids.numel()])
-        return rows.view(*ids.shape, -1)
-
     def scores(self, piece: slice, anchors: Tensor, out: Tensor) -> Tensor:
-        return torch.bmm(anchors[piece], self._fetch(piece).transpose(1, 2), out=out)
+        ids, anchors = self.ids[piece], anchors[piece]
+        width = min(self.count, self.plan.fetch)
+        for images in _pieces(len(ids), self.plan.fetch // width):
+            for chosen in _pieces(self.count, width):
+                block = ids[images, chosen]
+                rows = nnf.embedding_bag(block.reshape(-1, 1), self._bank, mode="sum").view(*block.shape, -1)
+                torch.bmm(anchors[images], rows.transpose(1, 2), out=out[images, :, chosen])
+        return out
 
     def weights(self, piece: slice) -> None:
         return None
 
     def combine(self, piece: slice, gradient: Tensor, into: Tensor) -> None:
-        into[piece].baddbmm_(gradient, self._fetch(piece))
+        ids = self.ids[piece, None].expand(gradient.shape).flatten(0, 1)
+        sums = nnf.embedding_bag(ids, self._bank, mode="sum", per_sample_weights=gradient.flatten(0, 1))
+        into[piece] += sums.view(into[piece].shape)
 
 
 class Dense:

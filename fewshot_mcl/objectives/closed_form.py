@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fewshot_mcl.objectives import contrast_plan
 from fewshot_mcl.objectives.candidates import Candidates
+from fewshot_mcl.objectives.contrast_plan import OTHERWISE, PIECE_BYTES
 
 Positive = Literal["bank", "live", "live-grad"]
 Normaliser = Literal["batch", "full", "fixed"]
@@ -134,7 +134,7 @@ class _Bank:
 def _sum_over_bank(scaled: Tensor, bank: Tensor) -> Tensor:
     """(B, A) sum of 2 ** scores over all rows."""
     flat = scaled.flatten(0, 1)
-    step = max(1, contrast_plan.PIECE_BYTES // flat[:, 0].nbytes)
+    step = max(1, PIECE_BYTES.get(bank.device.type, OTHERWISE) // flat[:, 0].nbytes)
     buffer, sums = flat.new_empty(len(flat), step), []
     for rows in bank.split(step):
         scores = torch.mm(flat, rows.T, out=buffer[:, : len(rows)])

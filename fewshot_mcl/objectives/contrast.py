@@ -137,7 +137,7 @@ class MultiViewContrast(nn.Module):
     def plan(self, batch: int) -> ContrastPlan:
         """How the forward pass of a batch of that size is computed."""
         given = self.num_negatives if self.negatives in ("other-class", "any") else None
-        return choose_form(self.banks.shape, batch, self.banks.element_size(), given, self.shared_rows)
+        return choose_form(self.banks, batch, given, self.shared_rows)
 
     def embed(self, features: Tensor) -> Tensor:
         """Features (M, B, D') -> unit embeddings (M, B, D)."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-PIECE_BYTES = 1 << 20  # of bank rows in work at a time: larger pieces fall out of the cache and are slower
+from torch import Tensor
+
+# Bytes in work at a time. On a CPU what falls out of the cache is slower; elsewhere starting a computation costs more than that.
+PIECE_BYTES = {"cpu": 3 << 19}  # of scores
+FETCH_BYTES = {"cpu": 1 << 20}  # of rows of a bank
+OTHERWISE = 1 << 25
 KEEP_BYTES = 1 << 26  # scores are kept between the two passes up to here, and computed twice beyond
 
 
@@ -17,8 +21,8 @@ class ContrastPlan:
     Attributes:
         form: "gather" fetches each image's own negatives; "dense" multiplies all images with the same rows of a bank,
             which count for an image as often as they are its negatives.
-        step: images (gather) or rows (dense) of a piece.
-        pieces: how many there are.
+        step: images (gather) or rows (dense) of a piece, whose scores are worked on at a time.
+        fetch: rows of a bank that are fetched at a time (gather).
         keep: whether the scores of all pieces are kept between the two passes over them.
         reason: what chose the form.
         bytes: of working memory, beside embeddings, banks and ids.
@@ -26,7 +30,7 @@ class ContrastPlan:
 
     form: Literal["gather", "dense"]
     step: int
-    pieces: int
+    fetch: int
     keep: bool
     reason: str
     bytes: int
@@ -39,42 +43,37 @@ class ContrastPlan:
 
 
 def gathering_costs(anchors: int) -> float:
-    """How many rows A anchors could be multiplied with while each one's own row is fetched, twice, and multiplied (measured)."""
-    return 2 + 20 / anchors
+    """How many rows of a bank A anchors are multiplied with in the time that fetching one takes (fitted to A = 1 to 15 on a CPU)."""
+    return 1.5 + 12 / anchors
 
 
-def choose_form(
-    shape: Sequence[int], batch: int, itemsize: int, given: int | None = None, shared: int | None = None
-) -> ContrastPlan:
+def choose_form(banks: Tensor, batch: int, given: int | None = None, shared: int | None = None) -> ContrastPlan:
     """The cheaper form for these shapes.
 
     Args:
-        shape: (M, N, D) of the banks.
+        banks: (M, N, D).
         batch: B.
-        itemsize: bytes of a number.
         given: K, where each image has its own negatives.
         shared: how many rows all images share, where they do; all N where neither is given.
     """
-    peers, rows, dim = shape
+    (peers, rows, dim), itemsize, device = banks.shape, banks.itemsize, banks.device.type
     anchors = peers - 1
     factor = gathering_costs(anchors)
-    form: Literal["gather", "dense"] = "dense"
-    if given is None:
-        reason = f"all {rows:,} rows count" if shared is None else f"{shared:,} shared rows"
-    elif given * factor < rows:
-        form, reason = "gather", f"K = {given:,} is less than 1/{factor:.3g} of {rows:,} rows"
+    gather = given is not None and given * factor < rows
+    if given is not None:
+        reason = f"K = {given:,} is {'less than' if gather else 'at least'} 1/{factor:.3g} of {rows:,} rows"
     else:
-        reason = f"K = {given:,} is at least 1/{factor:.3g} of {rows:,} rows"
-    units, width, fetched = (
-        (batch, given or 0, dim * (given or 0)) if form == "gather" else (shared or rows, batch, dim)
-    )
-    step = max(1, min(units, PIECE_BYTES // (fetched * itemsize)))
+        reason = f"all {rows:,} rows count" if shared is None else f"{shared:,} shared rows"
+    # Scores are an array of units x (anchors * width), and a piece is some of the units.
+    units, width = (batch, given or 0) if gather else (shared or rows, batch)
     scores = anchors * width
+    step = max(1, min(units, PIECE_BYTES.get(device, OTHERWISE) // (scores * itemsize)))
+    fetch = max(1, min(batch * width, FETCH_BYTES.get(device, OTHERWISE) // (dim * itemsize))) if gather else 0
     keep = units * scores * itemsize <= KEEP_BYTES
     numbers = 2 * step * scores + (units if keep else step) * scores  # two buffers, and the scores themselves
-    if form == "gather":
-        numbers += step * fetched
+    if gather:
+        numbers += fetch * dim + step * scores  # rows, and ids by anchor
     else:  # weights, and the shared rows
         numbers += (units if keep or given else step) * batch + (shared or 0) * dim
     numbers += (peers * peers + 3 * anchors) * batch * dim  # gradients, anchors
-    return ContrastPlan(form, step, -(-units // step), keep, reason, numbers * itemsize)
+    return ContrastPlan("gather" if gather else "dense", step, fetch, keep, reason, numbers * itemsize)

@@ -13,9 +13,9 @@ from fewshot_mcl.objectives.contrast_plan import choose_form
 def given_rows(banks: Tensor, ids: Tensor) -> Candidates:
     """Each image's own K rows of every bank, `ids` (B, K)."""
     batch, count = ids.shape
-    plan = choose_form(banks.shape, batch, banks.element_size(), given=count)
+    plan = choose_form(banks, batch, given=count)
     if plan.form == "gather":
-        return Gathered(plan, ids, banks)
+        return Gathered(plan, ids)
     rows = banks.shape[1]
     return Dense(plan, counted(ids, rows, banks.dtype), count, rows)
 
@@ -31,7 +31,7 @@ def expected(banks: Tensor, allowed: OfRows, usable: Tensor, count: int, chosen:
         chosen: rows that all images share.
     """
     shared = None if chosen is None else len(chosen)
-    plan = choose_form(banks.shape, len(usable), banks.element_size(), shared=shared)
+    plan = choose_form(banks, len(usable), shared=shared)
     weights = permitted(plan, allowed, usable, count, banks.dtype)
     return Dense(plan, weights, count, shared or banks.shape[1], chosen)
 

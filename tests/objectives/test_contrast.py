@@ -51,11 +51,12 @@ def example(peers: int = 3, rows: int = 24, batch: int = 4, dim: int = 5, count:
     "count", [1, 6, 30]
 )  # few beside the 400 rows (gathered) and many (picked from the whole product)
 @pytest.mark.parametrize("rows", [24, 400])
-@pytest.mark.parametrize("chunk", [1, 1 << 20])
+@pytest.mark.parametrize("chunk", [1, 500, 1 << 20])
 def test_equals_the_slow_form(
     positive: str, normaliser: str, count: int, rows: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contrast_plan, "PIECE_BYTES", chunk)
+    monkeypatch.setitem(contrast_plan.PIECE_BYTES, "cpu", chunk)
+    monkeypatch.setitem(contrast_plan.FETCH_BYTES, "cpu", chunk)
     monkeypatch.setattr(contrast_plan, "KEEP_BYTES", chunk)
     embeddings, banks, positives, negatives = example(rows=rows, count=count)
     fixed = torch.rand(3, 3, dtype=torch.float64) * rows + rows if normaliser == "fixed" else None
