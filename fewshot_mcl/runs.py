@@ -30,9 +30,8 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fewshot_mcl import __version__
@@ -42,7 +41,32 @@ from fewshot_mcl.errors import UserError
 
 SCHEMA = 1
 STATE = {"last": ("best", "seconds")}  # what a checkpoint says beside its step; all but the last say how good they are
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+LARGE = 1 << 26  # bytes: tensors beyond this are never held twice
 Tensors = dict[str, Tensor]
+
+
+class StoredTensors(dict[str, Tensor]):
+    """The tensors of a safetensors file. The large ones stay in the file, mapped: they take memory once they are looked at."""
+
+    def __init__(self, path: Path) -> None:
+        mapped = load_file(path)
+        # A copy, because even a small view would keep the whole file, which the next checkpoint deletes, on the disk.
+        super().__init__({key: value.clone() if value.nbytes < LARGE else value for key, value in mapped.items()})
+        self.path = path
+
+    def copy_into(self, target: Tensor, name: str) -> None:
+        """Copy a tensor into one of its shape. Of a large one a part at a time is mapped: all of it would count as memory."""
+        if self[name].nbytes < LARGE:
+            target.copy_(self[name])
+            return
+        step = max(1, LARGE // target[0].nbytes)
+        for start in range(0, len(target), step):
+            with safe_open(self.path, "pt") as file:
+                target[start : start + step].copy_(file.get_slice(name)[start : start + step])
 
 
 class Run:
@@ -176,17 +200,15 @@ class Run:
 
     def save_checkpoint(self, name: str, tensors: Tensors, state: dict[str, Any]) -> None:
         """Make (`tensors`, `state`) the checkpoint `name`; until the very end the one before stays valid."""
-        data = save_tensors({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
         folder = self.path / "checkpoints"
         file = f"{name}-{state[self.config.unit]:08d}.safetensors"
-        _write(folder / file, data)
-        manifest = {"file": file, "sha256": hashlib.sha256(data).hexdigest(), **state}
+        manifest = {"file": file, "sha256": _write_tensors(folder / file, tensors), **state}
         self.write_json(f"checkpoints/{name}.json", manifest)
         for old in folder.glob(f"{name}-*.safetensors"):
             if old.name != file:
                 old.unlink()
 
-    def load_checkpoint(self, name: str) -> tuple[Tensors, dict[str, Any]]:
+    def load_checkpoint(self, name: str) -> tuple[StoredTensors, dict[str, Any]]:
         """Tensors and state of the checkpoint `name` ("last", "best", "after-N"); `state[config.unit]` are the steps done.
 
         Raises:
@@ -212,11 +234,10 @@ class Run:
 
     def save_model(self, tensors: Tensors, card: dict[str, Any]) -> None:
         """Write the deployed network by itself."""
-        data = save_tensors({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-        _write(self.path / "model.safetensors", data)
-        self.write_json("model.json", {"sha256": hashlib.sha256(data).hexdigest(), **card})
+        sha256 = _write_tensors(self.path / "model.safetensors", tensors)
+        self.write_json("model.json", {"sha256": sha256, **card})
 
-    def load_model(self) -> tuple[Tensors, dict[str, Any]]:
+    def load_model(self) -> tuple[StoredTensors, dict[str, Any]]:
         """The deployed network's tensors, and model.json.
 
         Raises:
@@ -273,18 +294,33 @@ class Run:
             writer.writerow(row)
 
 
-def _read_tensors(path: Path, sha256: str, manifest: str, advice: str) -> Tensors:
+def _read_tensors(path: Path, sha256: str, manifest: str, advice: str) -> StoredTensors:
     """The tensors of a safetensors file that must be the one its manifest names."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}. {advice}") from error
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if found != sha256:
         raise UserError(f"{path} is damaged or cut short: its SHA-256 is not the one in {manifest}. {advice}")
     try:
-        return load_tensors(data)
+        return StoredTensors(path)
     except SafetensorError as error:
         raise UserError(f"{path} is not a valid safetensors file ({error}). {advice}") from error
+
+
+def _write_tensors(path: Path, tensors: Tensors) -> str:
+    """Write a safetensors file, straight from the tensors' memory (the library makes copies), and give its SHA-256."""
+    ready = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    header, end = {}, 0
+    for key in sorted(ready, key=lambda key: -ready[key].itemsize):  # so that all of them are aligned
+        value, start = ready[key], end
+        end += value.nbytes
+        header[key] = {"dtype": _DTYPES[value.dtype], "shape": list(value.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    parts = [ready[key].view(-1).view(torch.uint8).numpy().data for key in header]
+    return _write(path, len(text).to_bytes(8, "little"), text, *parts)
 
 
 def environment() -> dict[str, Any]:
@@ -323,15 +359,18 @@ def _append(path: Path) -> Iterator[TextIO]:
         raise UserError(f"cannot write {path}: {error.strerror}. The last checkpoint is intact.") from error
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write through a temporary file, so that no reader ever sees half of it."""
-    temporary = path.with_name(path.name + ".partial")
+def _write(path: Path, *parts: bytes | memoryview) -> str:
+    """Write through a temporary file, so that no reader ever sees half of it; the SHA-256 of what was written."""
+    temporary, digest = path.with_name(path.name + ".partial"), hashlib.sha256()
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
+                digest.update(part)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror}. What was saved before is intact.") from error
+    return digest.hexdigest()

@@ -17,7 +17,7 @@ from fewshot_mcl.networks.backbone import Backbone
 from fewshot_mcl.networks.peers import PeerNetwork
 from fewshot_mcl.objectives import create_objective
 from fewshot_mcl.objectives.base import Objective
-from fewshot_mcl.runs import Run, Tensors
+from fewshot_mcl.runs import Run, StoredTensors, Tensors
 
 
 def pick_device(name: str) -> torch.device:
@@ -184,4 +184,9 @@ def load_state(module: nn.Module, tensors: Tensors, where: str) -> None:
                 f"the checkpoint of {where} has '{name}' of shape {tuple(tensors[name].shape)}, this network "
                 f"{tuple(value.shape)}: it belongs to another network, number of classes or image size."
             )
-    module.load_state_dict({name: tensors[name] for name in own})
+    with torch.no_grad():
+        for name, value in own.items():
+            if isinstance(tensors, StoredTensors):
+                tensors.copy_into(value, name)
+            else:
+                value.copy_(tensors[name])

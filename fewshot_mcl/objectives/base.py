@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.networks import PeerOutputs
 from fewshot_mcl.objectives import functional as F
+from fewshot_mcl.objectives.contrast_plan import ContrastPlan
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,10 @@ class Objective(nn.Module):
     ) -> dict[str, Tensor]:
         """Every term as it enters the sum, and the sum as "total": the scalar to be minimised."""
         return with_total(self.logit_terms(out, targets, epoch) | self.feature_terms(out, indices))
+
+    def plan(self, batch: int) -> ContrastPlan | None:
+        """How the contrast of a batch of B images is computed, and why; None for a method without one."""
+        return None
 
     def ensemble(self, out: PeerOutputs) -> Tensor:
         """(B', C) logits of the method's ensemble: the mean of all peers' logits."""

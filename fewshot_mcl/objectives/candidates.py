@@ -1,84 +1,160 @@
-"""Three ways to get the scores of negatives out of a memory bank. They give equal values; shapes decide which is cheapest."""
+"""Two ways to get the scores of negatives out of a memory bank, a piece at a time. They give equal values; shapes decide."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as nnf
+
+from fewshot_mcl.objectives.contrast_plan import ContrastPlan
+
+# A slice of R rows -> (B, n): how often each is a negative of each image, or, 1 or 0, whether it may be one.
+OfRows = Callable[[slice], Tensor]
 
 
 class Candidates(Protocol):
-    """Where the negatives' scores come from. `rows` is a slice of the batch, `anchors` (A, n, D)."""
+    """Where the negatives' scores come from, in pieces. The anchors (B, A, D) are the images as the A other peers see them."""
 
+    plan: ContrastPlan
     count: int  # K
-    bytes_per_anchor: int
+    pieces: list[slice]
 
-    def scores(self, anchors: Tensor, bank: Tensor, rows: slice) -> Tensor:
-        """(A, n, R) inner products with R candidate rows of the bank."""
+    def images(self, piece: slice) -> slice:
+        """The images that a piece is about."""
         ...
 
-    def weights(self, rows: slice) -> Tensor | None:
-        """(n, R) how often each candidate counts; None for once each."""
+    def shape(self, piece: slice, batch: int, anchors: int) -> tuple[int, int, int]:
+        """(n, A, R): n images, R candidates."""
         ...
 
-    def combine(self, gradient: Tensor, bank: Tensor, rows: slice) -> Tensor:
-        """(A, n, R) gradient at the scores -> (A, n, D) gradient at the anchors."""
+    def prepare(self, bank: Tensor) -> None:
+        """What follows is about this bank."""
         ...
+
+    def scores(self, piece: slice, anchors: Tensor, out: Tensor) -> Tensor:
+        """Write the inner products (n, A, R)."""
+        ...
+
+    def weights(self, piece: slice) -> Tensor | None:
+        """(n, 1, R) how often each candidate counts; None for once each."""
+        ...
+
+    def combine(self, piece: slice, gradient: Tensor, into: Tensor) -> None:
+        """Add what a gradient (n, A, R) at the scores is at the anchors, (B, A, D)."""
+        ...
+
+
+def _pieces(count: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 class Gathered:
-    """Given ids, their rows fetched from the bank: best for few negatives."""
+    """Given ids (B, K), their rows fetched from the bank: best for few negatives. A piece is of images.
 
-    def __init__(self, ids: Tensor, dim: int, itemsize: int) -> None:
-        self.ids, self.count = ids, ids.shape[1]
-        self.bytes_per_anchor = self.count * dim * itemsize
+    Bags are sums of rows, and on a CPU they are read ahead: twice as fast as `index_select` and a product. For scores, which
+    are no sums, rows are fetched as bags of one, as many as stay in the cache.
+    """
 
-    def _rows(self, bank: Tensor, rows: slice) -> Tensor:
-        ids = self.ids[rows]
-        return bank.index_select(0, ids.reshape(-1)).view(*ids.shape, -1)
+    def __init__(self, plan: ContrastPlan, ids: Tensor) -> None:
+        self.plan, self.ids, self.count = plan, ids.to(torch.int32), ids.shape[1]
+        self.pieces = _pieces(len(ids), plan.step)
 
-    def scores(self, anchors: Tensor, bank: Tensor, rows: slice) -> Tensor:
-        return torch.einsum("and,nrd->anr", anchors, self._rows(bank, rows))
+    def images(self, piece: slice) -> slice:
+        return piece
 
-    def weights(self, rows: slice) -> None:
+    def shape(self, piece: slice, batch: int, anchors: int) -> tuple[int, int, int]:
+        return piece.stop - piece.start, anchors, self.count
+
+    def prepare(self, bank: Tensor) -> None:
+        self._bank = bank
+
+    def scores(self, piece: slice, anchors: Tensor, out: Tensor) -> Tensor:
+        ids, anchors = self.ids[piece], anchors[piece]
+        width = min(self.count, self.plan.fetch)
+        for images in _pieces(len(ids), self.plan.fetch // width):
+            for chosen in _pieces(self.count, width):
+                block = ids[images, chosen]
+                rows = nnf.embedding_bag(block.reshape(-1, 1), self._bank, mode="sum").view(*block.shape, -1)
+                torch.bmm(anchors[images], rows.transpose(1, 2), out=out[images, :, chosen])
+        return out
+
+    def weights(self, piece: slice) -> None:
         return None
 
-    def combine(self, gradient: Tensor, bank: Tensor, rows: slice) -> Tensor:
-        return torch.einsum("anr,nrd->and", gradient, self._rows(bank, rows))
+    def combine(self, piece: slice, gradient: Tensor, into: Tensor) -> None:
+        ids = self.ids[piece, None].expand(gradient.shape).flatten(0, 1)
+        sums = nnf.embedding_bag(ids, self._bank, mode="sum", per_sample_weights=gradient.flatten(0, 1))
+        into[piece] += sums.view(into[piece].shape)
 
 
-class Picked:
-    """Given ids, picked from the product with the whole bank: best where the ids are many beside the bank's rows."""
+class Dense:
+    """Rows that all images share, multiplied with all of them: best where the negatives are many. A piece is of rows.
 
-    def __init__(self, ids: Tensor, bank_rows: int, itemsize: int) -> None:
-        self.ids, self.count = ids, ids.shape[1]
-        self.bytes_per_anchor = (bank_rows + self.count) * itemsize
+    Args:
+        plan: of this form.
+        weights: how often each row counts as a negative of each image.
+        count: K.
+        rows: R of them.
+        chosen: (R,) which rows of a bank these are; None for all.
+    """
 
-    def scores(self, anchors: Tensor, bank: Tensor, rows: slice) -> Tensor:
-        return (anchors @ bank.T).gather(-1, self.ids[rows].expand(len(anchors), -1, -1))
+    def __init__(
+        self,
+        plan: ContrastPlan,
+        weights: OfRows,
+        count: int,
+        rows: int,
+        chosen: Tensor | None = None,
+    ) -> None:
+        self.plan, self._weights, self.count, self._chosen = plan, weights, count, chosen
+        self.pieces = _pieces(rows, plan.step)
 
-    def weights(self, rows: slice) -> None:
-        return None
+    def images(self, piece: slice) -> slice:
+        return slice(None)
 
-    def combine(self, gradient: Tensor, bank: Tensor, rows: slice) -> Tensor:
-        dense = gradient.new_zeros(*gradient.shape[:2], len(bank))
-        return dense.scatter_add_(-1, self.ids[rows].expand(len(gradient), -1, -1), gradient) @ bank
+    def shape(self, piece: slice, batch: int, anchors: int) -> tuple[int, int, int]:
+        return batch, anchors, piece.stop - piece.start
+
+    def prepare(self, bank: Tensor) -> None:
+        self._bank = bank if self._chosen is None else bank.index_select(0, self._chosen)
+
+    def scores(self, piece: slice, anchors: Tensor, out: Tensor) -> Tensor:
+        torch.mm(anchors.flatten(0, 1), self._bank[piece].T, out=out.flatten(0, 1))
+        return out
+
+    def weights(self, piece: slice) -> Tensor:
+        return self._weights(piece)[:, None]
+
+    def combine(self, piece: slice, gradient: Tensor, into: Tensor) -> None:
+        into.flatten(0, 1).addmm_(gradient.flatten(0, 1), self._bank[piece])
 
 
-class Whole:
-    """Every row of another class, each counted K / (number of such rows) times: the expectation over the draws of K negatives."""
+def counted(ids: Tensor, rows: int, dtype: torch.dtype) -> OfRows:
+    """Weights of given ids (B, K): how often each row is among them."""
+    counts = torch.zeros(len(ids), rows, dtype=dtype, device=ids.device)
+    counts.scatter_add_(1, ids.long(), counts.new_ones(()).expand(ids.shape))
+    return lambda piece: counts[:, piece]
 
-    def __init__(self, allowed: Tensor, count: int, dtype: torch.dtype) -> None:
-        self.allowed, self.count = allowed, count
-        self.share = count / allowed.sum(1, keepdim=True).to(dtype)
-        self.bytes_per_anchor = allowed.shape[1] * dtype.itemsize
 
-    def scores(self, anchors: Tensor, bank: Tensor, rows: slice) -> Tensor:
-        return anchors @ bank.T
+def permitted(plan: ContrastPlan, allowed: OfRows, usable: Tensor, count: int, dtype: torch.dtype) -> OfRows:
+    """Weights of the expectation over draws of K rows from those that `allowed` names, `usable` (B,) for each image."""
+    share = (count / usable.clamp(min=1).to(dtype))[:, None]
+    if not plan.keep:
+        return lambda piece: allowed(piece) * share
+    weights = allowed(slice(None)) * share
+    return lambda piece: weights[:, piece]
 
-    def weights(self, rows: slice) -> Tensor:
-        return self.allowed[rows] * self.share[rows]
 
-    def combine(self, gradient: Tensor, bank: Tensor, rows: slice) -> Tensor:
-        return gradient @ bank
+def other_classes(own: Tensor, labels: Tensor, dtype: torch.dtype) -> OfRows:
+    """Names the rows whose label (R,) is not the image's own (B,)."""
+    # Compared as numbers of the type that the answer has: ten times as fast as a comparison that is then converted.
+    mine = own.to(dtype)[:, None]
+
+    def allowed(piece: slice) -> Tensor:
+        others = labels[piece].to(dtype)
+        return torch.ne(mine, others, out=mine.new_empty(len(mine), len(others)))
+
+    return allowed

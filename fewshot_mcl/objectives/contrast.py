@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from fewshot_mcl import draws
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.objectives.base import Setting
-from fewshot_mcl.objectives.multi_view import Normaliser, Positive, contrast_pairs
+from fewshot_mcl.objectives.candidates import Candidates, other_classes
+from fewshot_mcl.objectives.closed_form import Normaliser, Positive
+from fewshot_mcl.objectives.contrast_plan import ContrastPlan, choose_form
+from fewshot_mcl.objectives.multi_view import contrast_pairs, expected
 
-Negatives = Literal["other-class", "any", "all"]
+Negatives = Literal["other-class", "any", "all", "shared"]
 
 
 class MultiViewContrast(nn.Module):
@@ -30,8 +35,10 @@ class MultiViewContrast(nn.Module):
         temperature: of the contrast, tau (paper: 0.1 on CIFAR-100, 0.07 on ImageNet).
         num_negatives: K.
         negatives: "other-class" draws K images of other classes, as published; "any" draws from all images; "all"
-            computes the
-            expectation over the draws from the whole bank.
+            computes the expectation over the draws from the whole bank; "shared" estimates it from the same rows for
+            all images of a batch, of which those of another class count, K times their mean.
+        shared_rows: how many rows that are. They have less noise than as many negatives spread over the images of a
+            batch, and are faster (benchmarks/contrast.py). An image in whose class they all lie has no negatives then.
         replacement: draw with replacement ("yes"), without ("no"), or without where there are enough ("auto", as
             published).
         positive, normaliser: see `multi_view.contrast_pairs`; "fixed" keeps the normalisers of the first batch.
@@ -60,6 +67,7 @@ class MultiViewContrast(nn.Module):
         temperature: float = 0.1,
         num_negatives: int = 256,
         negatives: Negatives = "other-class",
+        shared_rows: int = 4096,
         replacement: Literal["auto", "yes", "no"] = "auto",
         positive: Positive = "bank",
         normaliser: Normaliser = "batch",
@@ -70,10 +78,16 @@ class MultiViewContrast(nn.Module):
     ) -> None:
         super().__init__()
         assert setting.labels is not None, "the contrast needs the labels of the training images"
-        if temperature <= 0 or num_negatives < 1 or embedding_dim < 1 or eps < 0 or not 0 <= bank_momentum <= 1:
+        if (
+            temperature <= 0
+            or min(num_negatives, shared_rows, embedding_dim) < 1
+            or eps < 0
+            or not 0 <= bank_momentum <= 1
+        ):
             raise UserError(
-                "the contrast needs temperature > 0, num_negatives >= 1, embedding_dim >= 1, eps >= 0 and bank_momentum within "
-                f"[0, 1], not {temperature}, {num_negatives}, {embedding_dim}, {eps}, {bank_momentum}."
+                "the contrast needs temperature > 0, num_negatives >= 1, shared_rows >= 1, embedding_dim >= 1, eps >= 0 and "
+                f"bank_momentum within [0, 1], not {temperature}, {num_negatives}, {shared_rows}, {embedding_dim}, {eps}, "
+                f"{bank_momentum}."
             )
         self.seed, self.temperature, self.eps, self.momentum = setting.seed, temperature, eps, bank_momentum
         self.num_negatives, self.negatives, self.positive, self.normaliser = (
@@ -83,6 +97,7 @@ class MultiViewContrast(nn.Module):
             normaliser,
         )
         peers, rows = setting.num_peers, len(setting.labels)
+        self.shared_rows = min(shared_rows, rows) if negatives == "shared" else None
         self.channels = setting.feature_channels if contrast_feature == "gap" else None
         width = self.channels or setting.feature_dim
         self.heads = nn.ModuleList(nn.Linear(width, embedding_dim) for _ in range(peers))
@@ -90,7 +105,9 @@ class MultiViewContrast(nn.Module):
         banks = torch.empty(peers, rows, embedding_dim).uniform_(
             -bound, bound, generator=draws.generator(setting.seed, "banks")
         )
-        self.register_buffer("banks", nnf.normalize(banks, dim=-1) if bank_init == "unit" else banks)
+        if bank_init == "unit":
+            banks /= banks.norm(dim=-1, keepdim=True).clamp_(min=1e-12)  # in place: banks may be most of the memory
+        self.register_buffer("banks", banks)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("normalisers", torch.zeros(peers, peers))
         self._index_classes(setting.labels)
@@ -100,25 +117,27 @@ class MultiViewContrast(nn.Module):
         """Class ranges over the stable order by label, so that a negative is one draw plus one offset."""
         labels = labels.to(torch.int64)
         sizes = torch.bincount(labels)
-        for name, value in {
-            "labels": labels,
-            "order": torch.argsort(labels, stable=True),
-            "class_sizes": sizes,
-            "class_starts": sizes.cumsum(0) - sizes,
-        }.items():
-            self.register_buffer(name, value, persistent=False)
+        self._sizes, self._starts = (part.to(torch.int32).cpu().numpy() for part in (sizes, sizes.cumsum(0) - sizes))
+        self.register_buffer("labels", labels, persistent=False)
+        self.register_buffer("order", torch.argsort(labels, stable=True).to(torch.int32), persistent=False)
 
     def _choose_replacement(self, replacement: str) -> bool:
         rows = len(self.labels)
-        fewest = rows - (0 if self.negatives == "any" else int(self.get_buffer("class_sizes").max()))
+        fewest = rows - (0 if self.negatives == "any" else int(self._sizes.max()))
         if fewest < 1:
             raise UserError("the contrast needs negatives: the training images must have at least two classes.")
-        if replacement == "no" and self.num_negatives > fewest and self.negatives != "all":
+        own = self.negatives in ("other-class", "any")
+        if replacement == "no" and self.num_negatives > fewest and own:
             raise UserError(
                 f"num_negatives = {self.num_negatives}, but an image has only {fewest} negatives to draw without replacement: "
                 f"use --set objective.num_negatives={fewest} or fewer, or objective.replacement=auto."
             )
         return replacement == "yes" or (replacement == "auto" and self.num_negatives > fewest)
+
+    def plan(self, batch: int) -> ContrastPlan:
+        """How the forward pass of a batch of that size is computed."""
+        given = self.num_negatives if self.negatives in ("other-class", "any") else None
+        return choose_form(self.banks, batch, given, self.shared_rows)
 
     def embed(self, features: Tensor) -> Tensor:
         """Features (M, B, D') -> unit embeddings (M, B, D)."""
@@ -135,15 +154,11 @@ class MultiViewContrast(nn.Module):
             negatives: (B, K) indices to use instead of drawing them.
         """
         embeddings = self.embed(features)
-        allowed = None
-        if self.negatives == "all" and negatives is None:
-            allowed = self.labels[indices][:, None] != self.labels
-        elif negatives is None:
-            negatives = self.draw(indices)
+        candidates = self._candidates(indices) if negatives is None else negatives
         fixed = self.normalisers if self.normaliser == "fixed" and int(self.step) > 0 else None
         pairs, normalisers = contrast_pairs(
-            embeddings, self.banks, indices, negatives, self.temperature, self.eps, positive=self.positive,
-            normaliser=self.normaliser, fixed=fixed, allowed=allowed, count=self.num_negatives,
+            embeddings, self.banks, indices, candidates, self.temperature, self.eps, positive=self.positive,
+            normaliser=self.normaliser, fixed=fixed,
         )  # fmt: skip
         if self.training:
             self._advance(embeddings.detach(), indices, normalisers)
@@ -162,37 +177,57 @@ class MultiViewContrast(nn.Module):
         moved = torch.lerp(embeddings[:, chosen].to(self.banks.dtype), self.banks[:, rows], self.momentum)
         self.banks[:, rows] = nnf.normalize(moved, dim=-1, eps=1e-12)
 
+    def _candidates(self, indices: Tensor) -> Tensor | Candidates:
+        own, count, dtype = self.labels[indices], self.num_negatives, self.banks.dtype
+        if self.negatives == "all":
+            usable = len(self.labels) - torch.from_numpy(self._sizes)[own.cpu()].to(own.device)
+            return expected(self.banks, other_classes(own, self.labels, dtype), usable, count)
+        if self.negatives == "shared":
+            rows = self.draw_shared()
+            allowed = other_classes(own, self.labels[rows], dtype)
+            return expected(self.banks, allowed, allowed(slice(None)).sum(1), count, rows)
+        return self.draw(indices)
+
+    def _generator(self) -> np.random.Generator:
+        return np.random.default_rng(draws.key(self.seed, "negatives", int(self.step)))
+
     def draw(self, indices: Tensor) -> Tensor:
-        """(B,) image indices -> (B, K) indices of negatives, a function of (seed, step, batch)."""
-        generator = draws.generator(self.seed, "negatives", int(self.step))
-        labels = self.labels[indices].cpu()
-        sizes, starts = self.get_buffer("class_sizes").cpu()[labels], self.get_buffer("class_starts").cpu()[labels]
+        """(B,) image indices -> (B, K) int32 indices of negatives, a function of (seed, step, batch)."""
+        own = self.labels[indices].cpu().numpy()
+        sizes, starts = self._sizes[own][:, None], self._starts[own][:, None]
         if self.negatives == "any":
-            sizes = torch.zeros_like(sizes)
-        others = (len(self.labels) - sizes)[:, None]
-        ranks = draw_ranks(others, self.num_negatives, self.replacement, generator)
-        positions = ranks + sizes[:, None] * (ranks >= starts[:, None])
-        return self.order[positions.to(self.order.device)]
+            sizes = np.zeros_like(sizes)
+        ranks = draw_ranks(len(self.labels) - sizes[:, 0], self.num_negatives, self.replacement, self._generator())
+        ranks += sizes * (ranks >= starts)
+        positions = torch.from_numpy(ranks).to(self.order.device)
+        return self.order.index_select(0, positions.view(-1)).view(positions.shape)
+
+    def draw_shared(self) -> Tensor:
+        """(shared_rows,) int32 rows that all images of this step share, every subset equally likely."""
+        assert self.shared_rows is not None
+        rows = draw_ranks(np.array([len(self.labels)]), self.shared_rows, False, self._generator())[0]
+        return torch.from_numpy(rows).to(self.order.device)
 
 
-def draw_ranks(sizes: Tensor, count: int, replacement: bool, generator: torch.Generator) -> Tensor:
-    """(B, 1) sizes -> (B, count) integers below each row's size; without replacement, every subset of a row is equally likely."""
-    batch, largest = len(sizes), int(sizes.max())
-    if not replacement and 2 * count > largest:
-        keys = torch.rand(batch, largest, generator=generator)
-        keys[torch.arange(largest) >= sizes] = 2
-        return keys.topk(count, dim=1, largest=False).indices
-    ranks = _uniform(sizes, count, generator)
-    while not replacement:
-        ranks = ranks.sort(1).values
-        repeated = torch.zeros_like(ranks, dtype=torch.bool)
-        repeated[:, 1:] = ranks[:, 1:] == ranks[:, :-1]
-        if not repeated.any():
-            break
+def draw_ranks(
+    sizes: NDArray[np.integer], count: int, replacement: bool, generator: np.random.Generator
+) -> NDArray[np.int32]:
+    """(B,) sizes -> (B, count) integers below each row's size; without replacement, every subset of a row is equally likely."""
+    if not replacement and count * count > 8 * int(sizes.min()):  # so many repeats that redrawing them takes longer
+        each = [generator.choice(size, count, replace=False, shuffle=False) for size in sizes]
+        return np.stack(each).astype(np.int32)
+    ranks = _uniform(generator, sizes[:, None], (len(sizes), count))
+    waiting = np.arange(0 if replacement else len(sizes))
+    while len(waiting):
+        part = ranks[waiting]
+        part.sort(1)
+        ranks[waiting] = part
+        row, column = np.nonzero(part[:, 1:] == part[:, :-1])
         # Redrawing treats all values alike, so by symmetry every subset stays equally likely.
-        ranks = torch.where(repeated, _uniform(sizes, count, generator), ranks)
+        ranks[waiting[row], column] = _uniform(generator, sizes[waiting[row]], row.shape)
+        waiting = np.unique(waiting[row])
     return ranks
 
 
-def _uniform(sizes: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(2**31, (len(sizes), count), generator=generator) * sizes >> 31
+def _uniform(generator: np.random.Generator, sizes: NDArray[np.integer], shape: tuple[int, ...]) -> NDArray[np.int32]:
+    return (generator.random(shape) * sizes).astype(np.int32)

@@ -9,6 +9,7 @@ from torch import Tensor
 from fewshot_mcl.networks import PeerOutputs
 from fewshot_mcl.objectives.base import Objective, Setting
 from fewshot_mcl.objectives.contrast import MultiViewContrast
+from fewshot_mcl.objectives.contrast_plan import ContrastPlan
 
 
 class Mcl(Objective):
@@ -24,6 +25,9 @@ class Mcl(Objective):
         super().__init__(setting)
         self.beta = beta
         self.contrast = MultiViewContrast(setting, **contrast) if beta else None
+
+    def plan(self, batch: int) -> ContrastPlan | None:
+        return self.contrast.plan(batch) if self.contrast is not None else None
 
     def feature_terms(self, out: PeerOutputs, indices: Tensor | None) -> dict[str, Tensor]:
         if self.contrast is None:
