@@ -199,9 +199,9 @@ def main() -> None:
     ms = {name: 1000 * times.median(name) for name in times.seconds}
     parts = [
         f"Conv4-64, {SIZE}x{SIZE}, {images:,} images, {WAY}-way {SHOT}-shot, {QUERY} queries a class. Each "
-        f"contestant in a process of its own; peers timed on {chosen.timed} episodes a round, embedding on {chosen.embedded} "
-        f"images. easyfsl takes {ms['easyfsl'] / chosen.timed:.0f} ms for an episode, ours {ms['embedding'] / chosen.embedded:.2f} ms for an image and "
-        f"{ms['many'] / chosen.many:.3f} ms for an episode.",
+        f"contestant in its own process; peers timed on {chosen.timed} episodes a round, embedding on {chosen.embedded} images. "
+        f"easyfsl takes {ms['easyfsl'] / chosen.timed:.0f} ms for an episode, ours {ms['embedding'] / chosen.embedded:.2f} "
+        f"ms for an image and {ms['many'] / chosen.many:.3f} ms for an episode.",
         harness.table(["peer", "episodes", "times as long as ours", "episodes whose accuracy differs"], rows),
         f"Embedding reaches {harness.spread(share)} of the rate of a float32 matrix product (2048^3, same rounds); in bfloat16 "
         f"it is {times.ratio('embedding', 'bfloat16')} times as fast as in float32.",

@@ -51,6 +51,7 @@ class Config(BaseModel):
     peers: int = Field(ge=1, le=64)
     share: Literal["last-two", "last-one", "none", "paper-code"]
     bn_init: Literal["ones", "uniform"]
+    form: Literal["loop", "stacked", "grouped"] = "loop"
     lr: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     seed: int = Field(ge=0)

@@ -51,7 +51,7 @@ def build_peers(
     Raises:
         UserError: where backbone, images, sharing and weights do not go together.
     """
-    options = {"weights": config.weights} if config.weights and pretrained else {}
+    options: dict[str, Any] = {"weights": config.weights} if config.weights and pretrained else {}
     if options and "/" not in config.backbone:
         raise UserError(
             f"weights = {config.weights} belong to a library's backbone (torchvision/NAME, timm/NAME), not to {config.backbone}: "
@@ -64,6 +64,7 @@ def build_peers(
             num_classes if config.has_classifier else None,
             config.share,
             config.method,
+            config.form,
             in_channels=channels,
             image_size=image_size,
             **options,

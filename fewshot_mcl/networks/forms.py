@@ -44,7 +44,7 @@ def require_groupable(stage: nn.Module) -> None:
     for module in stage.modules():
         if type(module) not in CHANNELWISE + CONTAINERS:
             raise UserError(
-                f"peers cannot run as grouped convolutions: {type(module).__name__} mixes channels. Use --set form=loop or stacked."
+                f"peers cannot run as grouped convolutions: {type(module).__name__} mixes channels. Use --set form=loop."
             )
 
 
