@@ -1,7 +1,5 @@
 """The command line: parse, call, print. Commands import what they need, so that --help needs no torch."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -32,6 +30,7 @@ from fewshot_mcl.options import (
     BackboneName,
     Color,
     Data,
+    Grouped,
     ImageSize,
     Method,
     OnBadImage,
@@ -64,10 +63,14 @@ if TYPE_CHECKING:
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"max_content_width": 120},
     help="Few-shot metric learning with peers that teach each other. Start with: fewshot-mcl train --episodes 600",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at image data before training, or pack it for fast loading.")
+data_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Look at image data before training, or pack it for fast loading."
+)
 app.add_typer(data_app, name="data")
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -83,12 +86,11 @@ def _run() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it: no terminal is too old for a ±
     try:
-        code = app(standalone_mode=False, prog_name="fewshot-mcl") or 0
+        code = _call()
         sys.stdout.flush()
     except UsageError as error:
-        text = error.format_message().rstrip(".")  # empty where help was printed, because nothing was asked
         command = error.ctx.command_path if error.ctx else "fewshot-mcl"
-        return _say(f"error: {text}. See {command} --help.", BAD_INPUT) if text else BAD_INPUT
+        return _say(f"error: {error.format_message().rstrip('.')}. See {command} --help.", BAD_INPUT)
     except UserError as error:
         return _say(f"error: {error}", BAD_INPUT)
     except Interrupted as error:
@@ -107,6 +109,17 @@ def _run() -> int:
             "error: not enough memory. Use a smaller --image-size, or fewer --peers, --way or --query.", BAD_INPUT
         )
     return _say("interrupted.", code) if code == INTERRUPTED else code
+
+
+def _call() -> int:
+    """Parse and run; of a command line that asks nothing, the help."""
+    try:
+        return app(standalone_mode=False, prog_name="fewshot-mcl") or 0
+    except UsageError as error:
+        if type(error).__name__ != "NoArgsIsHelpError":
+            raise
+        print(error.format_message())
+        return BAD_INPUT
 
 
 def _say(text: str, code: int) -> int:
@@ -130,7 +143,7 @@ def _options(
     return
 
 
-@app.command()
+@app.command(cls=Grouped)
 def train(
     data: Data = None,
     root: Root = None,
@@ -167,7 +180,7 @@ def train(
     print_lines(*training_lines(_train("few-shot", config, options, settings, resume)))
 
 
-@app.command()
+@app.command(cls=Grouped)
 def classify(
     data: Annotated[
         str | None,
@@ -221,7 +234,9 @@ def classify(
     print_classification(evaluate_classifier(outcome.run, device=outcome.run.config.device))
 
 
-def _train(task: str, config: str | None, options: dict[str, Any], settings: list[str] | None, resume: bool) -> Outcome:
+def _train(
+    task: str, config: str | None, options: dict[str, Any], settings: list[str] | None, resume: bool
+) -> "Outcome":
     """The run that these options describe, trained or resumed."""
     from rich.console import Console
 
@@ -244,7 +259,7 @@ def _train(task: str, config: str | None, options: dict[str, Any], settings: lis
     return session.train(resolved, out, resume, Console())
 
 
-@app.command()
+@app.command(cls=Grouped)
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
     episodes: Annotated[int | None, option(EPISODES, "How many.", default=600)] = None,
@@ -301,7 +316,7 @@ def evaluate(
         print_evaluation(content, shown)
 
 
-@app.command()
+@app.command(cls=Grouped)
 def reproduce(
     table: Annotated[str, typer.Argument(help="table1, table2, table3, table4 or ablation.", show_default=False)],
     rows: Annotated[list[str] | None, option(TABLE, "Rows; may be repeated.", default="all")] = None,
@@ -362,7 +377,7 @@ def _image_options(image_size: int | None, color: str | None, resize: str | None
     return resolve("default", options).image_options
 
 
-@data_app.command("check")
+@data_app.command("check", cls=Grouped)
 def data_check(
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
     root: Root = None,
@@ -381,7 +396,7 @@ def data_check(
         raise typer.Exit(BAD_INPUT)
 
 
-@data_app.command("convert")
+@data_app.command("convert", cls=Grouped)
 def data_convert(
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
     out: Annotated[Path, typer.Option(help="The folder to write the packed store to; it must not exist.")],

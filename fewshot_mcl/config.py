@@ -51,6 +51,7 @@ class Config(BaseModel):
     peers: int = Field(ge=1, le=64)
     share: Literal["last-two", "last-one", "none", "paper-code"]
     bn_init: Literal["ones", "uniform"]
+    precision: Literal["float32", "bfloat16"] = "float32"
     form: Literal["loop", "stacked", "grouped"] = "loop"
     lr: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
@@ -135,7 +136,6 @@ class ClassifyConfig(Config):
     momentum: float = Field(ge=0, lt=1)
     nesterov: bool
     periods: list[Annotated[int, Field(ge=1)]]
-    precision: Literal["float32", "bfloat16"]
     augment: Literal["auto", "none", "crop", "crop-flip", "resized-crop"]
     save_every: int = Field(ge=1)
     report: Literal["last", "validation", "best-on-test"]

@@ -7,10 +7,27 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from fewshot_mcl.networks import BACKBONES
 from fewshot_mcl.objectives import METHODS
 from fewshot_mcl.resources import resource_dir
+
+
+class Grouped(TyperCommand):
+    """A command whose help has its options in their panels. (rich, which would draw them, takes longer than all the rest.)"""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            name = getattr(parameter, "rich_help_panel", None)
+            panel = name or ("Arguments" if parameter.param_type_name == "argument" else "Help")
+            record = parameter.get_help_record(ctx)
+            if record:
+                panels.setdefault(panel, []).append(record)
+        for panel, records in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(records)
 
 
 def recipes_of(task: str) -> dict[str, dict[str, Any]]:

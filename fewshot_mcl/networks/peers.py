@@ -33,6 +33,16 @@ class PeerOutputs:
     stem: Tensor | None = None
 
 
+def forward_in(peers: PeerNetwork, images: Tensor, precision: str) -> PeerOutputs:
+    """The peers on images in "float32" or "bfloat16" (autocast); what an objective sees is float32 either way."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        out = peers(images)
+    if precision == "float32":
+        return out
+    logits, stem = (None if each is None else each.float() for each in (out.logits, out.stem))
+    return PeerOutputs(out.features.float(), logits, stem)
+
+
 def copies_per_stage(share: str, stages: int, peers: int, method: str = "mcl-okd") -> tuple[int, ...]:
     """How many copies of each stage exist: 1 where it is shared by all, M where each peer has its own.
 

@@ -43,7 +43,7 @@ class ContrastPlan:
 
 
 def gathering_costs(anchors: int) -> float:
-    """How many rows of a bank A anchors are multiplied with in the time that fetching one takes (fitted to A = 1 to 15 on a CPU)."""
+    """How many rows of a bank A anchors are multiplied with in the time that fetching one takes (fitted to A = 1 to 15, CPU)."""
     return 1.5 + 12 / anchors
 
 

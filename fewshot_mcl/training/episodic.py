@@ -20,6 +20,7 @@ from fewshot_mcl.evaluation.fewshot import channel_statistics, embed, evaluate_p
 from fewshot_mcl.evaluation.restore import build_objective, build_peers, load_teacher
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks import PeerOutputs
+from fewshot_mcl.networks.peers import forward_in
 from fewshot_mcl.objectives import functional as F
 from fewshot_mcl.objectives.base import Objective, with_total
 from fewshot_mcl.objectives.rkd import RkdD
@@ -128,12 +129,14 @@ class EpisodicTask:
 
     def _forward(self, indices: Tensor, support: int) -> PeerOutputs:
         images = normalise(self.train.images[indices].to(self.device), self.mean, self.std)
-        if self.config.joint_forward:
-            return self.peers(images)
-        first, second = self.peers(images[:support]), self.peers(images[support:])
-        logits = None if first.logits is None else torch.cat([first.logits, second.logits], 1)
-        stem = None if first.stem is None else torch.cat([first.stem, second.stem])
-        return PeerOutputs(torch.cat([first.features, second.features], 1), logits, stem)
+        parts = [images] if self.config.joint_forward else [images[:support], images[support:]]
+        outs = [forward_in(self.peers, part, self.config.precision) for part in parts]
+        logits, stems = ([x for x in each if x is not None] for each in zip(*((out.logits, out.stem) for out in outs)))
+        return PeerOutputs(
+            torch.cat([out.features for out in outs], 1),
+            torch.cat(logits, 1) if logits else None,
+            torch.cat(stems) if stems else None,
+        )
 
     def _episode_logits(self, features: Tensor) -> Tensor:
         """(M, B, D) features, support first -> (M, way * query, way)."""

@@ -19,7 +19,7 @@ from fewshot_mcl.evaluation.classification import Images, classify_images
 from fewshot_mcl.evaluation.fewshot import channel_statistics, normalise
 from fewshot_mcl.evaluation.restore import build_objective, build_peers, load_teacher
 from fewshot_mcl.evaluation.statistics import Result
-from fewshot_mcl.networks import PeerOutputs
+from fewshot_mcl.networks.peers import forward_in
 from fewshot_mcl.objectives import functional as F
 from fewshot_mcl.objectives.base import Objective
 from fewshot_mcl.objectives.rkd import RkdD
@@ -151,20 +151,13 @@ class SupervisedTask:
         chosen = self._batch(epoch, batch)
         generator = draws.generator(self.config.seed, "augment", number)
         self._images = self._augmented(self.train.images[self.rows[chosen]].to(self.device), generator)
-        out, logits = self._forward(normalise(self._images, self.mean, self.std))
+        out = forward_in(self.peers, normalise(self._images, self.mean, self.std), self.config.precision)
         chosen = chosen.to(self.device)
         terms = self.objective(out, self.labels[chosen], indices=chosen, epoch=epoch)
         with torch.no_grad():
-            losses = F.cross_entropy(logits, self.labels[chosen])
+            assert out.logits is not None
+            losses = F.cross_entropy(out.logits, self.labels[chosen])
         return terms, {f"peer{m}": loss for m, loss in enumerate(losses)}
-
-    def _forward(self, images: Tensor) -> tuple[PeerOutputs, Tensor]:
-        """The peers on images, in the precision asked for, and their logits; what an objective sees is float32 always."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            out = self.peers(images)
-        assert out.logits is not None
-        logits, stem = out.logits.float(), None if out.stem is None else out.stem.float()
-        return PeerOutputs(out.features.float(), logits, stem), logits
 
     def _batch(self, epoch: int, batch: int) -> Tensor:
         """(B,) positions in `rows`."""

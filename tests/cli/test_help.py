@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import tomllib
 
 import pytest
 
+import fewshot_mcl
 from fewshot_mcl import __version__
 from fewshot_mcl.config import TASKS, recipes
 from fewshot_mcl.networks import BACKBONES
@@ -16,7 +18,7 @@ from fewshot_mcl.objectives import METHODS
 from fewshot_mcl.options import CLASS_RECIPE, CLASS_RECIPES, RECIPE, RECIPES
 from fewshot_mcl.resources import program
 
-HEAVY = ("torch", "numpy", "scipy", "PIL")
+HEAVY = ("torch", "torchvision", "numpy", "scipy", "PIL")
 OPTIONS = shlex.split(
     "--data --image-size --method --backbone --peers --episodes --way --shot --query --lr --seed --config --set --out --resume"
 )
@@ -25,6 +27,12 @@ OPTIONS = shlex.split(
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
+
+
+def about(option: str, text: str) -> str:
+    """What a help text says of an option, in one line."""
+    parts = re.split(r" --(?=[a-z-]+ <)", " ".join(text.split()))  # where the next option with a value begins
+    return next(part for part in parts if part.startswith(f"{option} "))
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
@@ -61,8 +69,7 @@ def test_train_help_names_all_that_there_is(cli) -> None:
     for name in (*OPTIONS, *METHODS, *BACKBONES, *RECIPES, "Data", "Method", "Training", "Run"):
         assert name in text
     for name in ("data", "method", "backbone", "peers", "episodes", "way", "shot", "query", "lr", "seed"):
-        line = next(line for line in text.splitlines() if f"--{name} " in line)
-        assert f"[default: ({RECIPE[name]}" in line
+        assert f"[default: ({RECIPE[name]}" in about(name, text)
 
 
 def test_classify_help_names_all_that_there_is(cli) -> None:
@@ -71,8 +78,7 @@ def test_classify_help_names_all_that_there_is(cli) -> None:
     for name in ("--epochs", "--batch", "--teacher", "--resume", *data, *METHODS, *BACKBONES, *CLASS_RECIPES):
         assert name in text
     for name in ("data", "method", "backbone", "epochs"):
-        line = next(line for line in text.splitlines() if f"--{name} " in line)
-        assert f"[default: ({CLASS_RECIPE[name]}" in line
+        assert f"[default: ({CLASS_RECIPE[name]}" in about(name, text)
 
 
 def test_every_recipe_is_of_one_command() -> None:
@@ -100,3 +106,23 @@ def test_the_next_command_is_one_that_works_where_this_one_did(monkeypatch: pyte
     assert program() == "fewshot-mcl"
     monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
     assert program() == "uv run fewshot-mcl"
+
+
+def test_public_names_are_found_in_the_package_itself() -> None:
+    assert set(fewshot_mcl.__all__) <= set(dir(fewshot_mcl))
+    for name in fewshot_mcl.__all__:
+        assert getattr(fewshot_mcl, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        _ = fewshot_mcl.nonsense
+
+
+@pytest.mark.parametrize(
+    "arguments", ["train --bogus", "nonsense", "train --way x", "classify --epochs 1.5", "evaluate", "data check"]
+)
+def test_a_wrong_command_line_imports_nothing_heavy(arguments: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "fewshot_mcl", *arguments.split()]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    imported = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
+    assert answer.returncode == 2
+    assert "fewshot_mcl.cli" in imported
+    assert imported.isdisjoint(HEAVY)
