@@ -44,10 +44,11 @@ def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
 
 def _mix(x: UInts) -> UInts:
     """SplitMix's 64-bit finaliser (Steele, Lea, Flood 2014), in place: every output bit depends on all input bits."""
+    shifted = np.empty_like(x)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        x ^= x >> np.uint64(shift)
+        x ^= np.right_shift(x, np.uint64(shift), out=shifted)
         x *= np.uint64(factor)
-    x ^= x >> np.uint64(31)
+    x ^= np.right_shift(x, np.uint64(31), out=shifted)
     return x
 
 
@@ -86,8 +87,11 @@ def distinct(stream: int, rows: UInts, sizes: UInts, count: int, smallest: int, 
 
 
 def _uniform(bits: UInts, sizes: UInts) -> NDArray[np.int64]:
-    """64 random bits -> an integer below the row's size (multiply and shift; the bias is below size / 2^32)."""
-    return (((bits >> np.uint64(32)) * sizes[:, None]) >> np.uint64(32)).astype(np.int64)
+    """64 random bits -> an integer below the row's size, in place (multiply and shift; the bias is below size / 2^32)."""
+    bits >>= np.uint64(32)
+    bits *= sizes[:, None]
+    bits >>= np.uint64(32)
+    return bits.view(np.int64)
 
 
 def _has_repeat(samples: NDArray[np.int64]) -> NDArray[np.bool_]:

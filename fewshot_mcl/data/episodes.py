@@ -71,6 +71,7 @@ class EpisodeSampler:
         self._first = first.astype(np.int64)
         self._sizes: draws.UInts = sizes.astype(np.uint64)
         self._check(class_names)
+        self._bounds = int(sizes.min()), int(sizes.max())
 
     def _check(self, class_names: Sequence[str]) -> None:
         if len(self._labels) < self.way:
@@ -100,12 +101,12 @@ class EpisodeSampler:
         """Episodes number `start` to `start + count - 1`."""
         numbers = np.arange(start, start + count).astype(np.uint64)
         stream, total = draws.key(self.seed, "episode"), len(self._labels)
-        classes = draws.distinct(stream, numbers, np.array([total] * count, np.uint64), self.way, total, total)
+        classes = draws.distinct(stream, numbers, np.full(count, total, np.uint64), self.way, total, total)
         rows = (numbers[:, None] * np.uint64(self.way) + np.arange(self.way).astype(np.uint64)).ravel()
         chosen = classes.ravel()
         stream = draws.key(self.seed, "images")
-        smallest, largest = int(self._sizes.min()), int(self._sizes.max())
-        images = draws.distinct(stream, rows, self._sizes[chosen], self.shot + self.query, smallest, largest)
-        images = self._order[images + self._first[chosen][:, None]].reshape(count, self.way, -1)
+        images = draws.distinct(stream, rows, self._sizes[chosen], self.shot + self.query, *self._bounds)
+        images += self._first[chosen][:, None]
+        images = self._order[images].reshape(count, self.way, -1)
         support, query = np.split(images, [self.shot], axis=2)
         return Episodes(*(torch.from_numpy(np.ascontiguousarray(x)) for x in (self._labels[classes], support, query)))
