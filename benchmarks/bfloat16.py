@@ -39,8 +39,8 @@ def main() -> None:
     paired = [difference(results["bfloat16"], results["float32"], shot) for shot in SHOTS]
     rows.append(["bfloat16 - float32, paired", *paired, f"{times.ratio('float32', 'bfloat16')} times as fast"])
     parts = [
-        f"MCL-OKD, four Conv4 peers, embedded glyphs (28x28), default recipe with {chosen.episodes} episodes, {chosen.seeds} seeds. "
-        "Test split, deployed peer, best checkpoint by validation; 5-way, 15 queries, 600 episodes (seed 0), the same for all. "
+        f"MCL-OKD, four Conv4 peers, embedded glyphs (28x28), default recipe with {chosen.episodes} episodes, {chosen.seeds} "
+        "seeds. Test split, deployed peer, best by validation; 5-way, 15 queries, 600 episodes (seed 0), the same for all. "
         "Accuracy in %, mean over seeds ± 95% interval over episodes; of differences, in brackets each seed's own.",
         harness.table(columns, rows),
     ]

@@ -93,6 +93,7 @@ class ImageStore:
         self.class_names, self.ids = tuple(class_names), tuple(ids)
         self.split, self.source, self.resize = split, source, resize
         self._fingerprint = fingerprint
+        self._gathered = torch.empty(0, *self.images.shape[1:], dtype=torch.uint8)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -106,6 +107,20 @@ class ImageStore:
         """(channels, height, width) of every image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Images of (B,) row numbers, as (B, C, H, W) uint8 in a buffer that the next call writes over.
+
+        The buffer is kept because a newly allocated result of this size costs several times the copying.
+
+        Raises:
+            IndexError: where a row is not in [0, N).
+        """
+        if not isinstance(self.images, Tensor):  # they are decoded into a tensor of their own
+            return self.images[rows]
+        if len(rows) > len(self._gathered):
+            self._gathered = torch.empty(len(rows), *self.shape, dtype=torch.uint8)
+        return torch.index_select(self.images, 0, rows, out=self._gathered[: len(rows)])
 
     @cached_property
     def class_sizes(self) -> Tensor:

@@ -150,7 +150,7 @@ class SupervisedTask:
         epoch, batch = divmod(number, self.batches)
         chosen = self._batch(epoch, batch)
         generator = draws.generator(self.config.seed, "augment", number)
-        self._images = self._augmented(self.train.images[self.rows[chosen]].to(self.device), generator)
+        self._images = self._augmented(self.train.gather(self.rows[chosen]).to(self.device), generator)
         out = forward_in(self.peers, normalise(self._images, self.mean, self.std), self.config.precision)
         chosen = chosen.to(self.device)
         terms = self.objective(out, self.labels[chosen], indices=chosen, epoch=epoch)

@@ -58,3 +58,16 @@ def test_large_images_are_kept_on_disk() -> None:
     mapped[:] = 7
     s = ImageStore(mapped, [0, 0, 1, 1], ["a", "b"])
     assert s.images.unique().tolist() == [7]
+
+
+def test_gathered_images_are_the_images_of_those_rows_until_the_next_call() -> None:
+    s = store()
+    first = s.gather(torch.tensor([4, 0, 4]))
+    assert torch.equal(first, s.images[[4, 0, 4]])
+    second = s.gather(torch.tensor([2, 1]))
+    assert torch.equal(second, s.images[[2, 1]])
+    assert first.data_ptr() == second.data_ptr()
+    larger = s.gather(torch.arange(5).flip(0))
+    assert torch.equal(larger, s.images.flip(0))
+    with pytest.raises(IndexError):
+        s.gather(torch.tensor([5]))
