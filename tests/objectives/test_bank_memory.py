@@ -87,7 +87,7 @@ def trainer(path, rows):
     return Trainer(Task(rows), config, run, Display())
 
 def total(trainer):
-    return sum(float(bank.sum(dtype=torch.float64)) for bank in trainer.task.objective.contrast.banks)
+    return sum(float(bank.sum()) for bank in trainer.task.objective.contrast.banks)
 
 trainer(path.with_name(f"small-{steps}"), 1000).train()  # what libraries take for themselves
 before = memory("VmRSS")
@@ -137,8 +137,8 @@ def run_script(script: str, *given: object) -> Any:
 def test_training_saving_and_resuming_hold_the_banks_once(tmp_path: Path) -> None:
     options = json.dumps({"num_negatives": 64, "bank_init": "unit"})
     first, resumed = (run_script(TRAIN, tmp_path / "run", steps, ROWS, PEERS, DIM, options) for steps in (1, 2))
-    assert first["grown"] < 1.25 * BANKS
-    assert resumed["grown"] < 1.4 * BANKS
+    assert first["grown"] < 1.3 * BANKS
+    assert resumed["grown"] < 1.3 * BANKS
     assert resumed["first"] == first["last"]
     assert resumed["last"] != first["last"]
 
