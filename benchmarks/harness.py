@@ -128,7 +128,8 @@ def arguments(description: str, **defaults: Any) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for name, value in defaults.items():
         many = {"nargs": "+", "type": type(value[0])} if isinstance(value, (list, tuple)) else {"type": type(value)}
-        parser.add_argument(f"--{name.replace('_', '-')}", default=value, **many)
+        kind = {"action": "store_true"} if value is False else many
+        parser.add_argument(f"--{name.replace('_', '-')}", default=value, **kind)
     parser.add_argument("--rounds", type=int, default=7, help="turns of every contestant")
     parser.add_argument("--out", type=Path, help="write the report to this file too")
     return parser.parse_args()

@@ -17,12 +17,13 @@ import csv
 import hashlib
 import itertools
 import json
+import math
 import os
 import platform
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib import metadata
@@ -63,10 +64,18 @@ class StoredTensors(dict[str, Tensor]):
         if self[name].nbytes < LARGE:
             target.copy_(self[name])
             return
-        step = max(1, LARGE // target[0].nbytes)
-        for start in range(0, len(target), step):
+        for block in _blocks(target.shape, LARGE // 4 // target.itemsize):
             with safe_open(self.path, "pt") as file:
-                target[start : start + step].copy_(file.get_slice(name)[start : start + step])
+                target[block].copy_(file.get_slice(name)[block])
+
+
+def _blocks(shape: Sequence[int], numbers: int) -> Iterator[tuple[slice, ...]]:
+    """Blocks that together are all of a shape, none of more than so many numbers."""
+    row = math.prod(shape[1:])
+    step = max(1, numbers // row)
+    for start in range(0, shape[0], step):
+        for rest in _blocks(shape[1:], numbers) if row > numbers else [()]:
+            yield slice(start, start + step), *rest
 
 
 class Run:

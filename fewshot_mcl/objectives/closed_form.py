@@ -64,7 +64,7 @@ class _Space:
 
 
 class _Bank:
-    """A anchor peers against one bank: `anchors` (B, A, D), the positives' rows (B, D)."""
+    """All other peers against one bank: their anchors (B, A, D), the positives' rows (B, D), given normalisers (A,)."""
 
     def __init__(
         self,

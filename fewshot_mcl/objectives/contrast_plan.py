@@ -22,7 +22,7 @@ class ContrastPlan:
         form: "gather" fetches each image's own negatives; "dense" multiplies all images with the same rows of a bank,
             which count for an image as often as they are its negatives.
         step: images (gather) or rows (dense) of a piece, whose scores are worked on at a time.
-        fetch: rows of a bank that are fetched at a time (gather).
+        fetch: rows of a bank that are fetched at a time for their scores (gather).
         keep: whether the scores of all pieces are kept between the two passes over them.
         reason: what chose the form.
         bytes: of working memory, beside embeddings, banks and ids.
@@ -43,7 +43,7 @@ class ContrastPlan:
 
 
 def gathering_costs(anchors: int) -> float:
-    """How many rows of a bank A anchors are multiplied with in the time that fetching one takes (fitted to A = 1 to 15, CPU)."""
+    """How many rows of a bank A anchors are multiplied with while one is fetched (fitted to A = 1 to 15, CPU)."""
     return 1.5 + 12 / anchors
 
 

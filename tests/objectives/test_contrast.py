@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +17,10 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from fewshot_mcl.errors import UserError
-from fewshot_mcl.objectives import contrast_plan, create_objective
+from fewshot_mcl.objectives import closed_form, contrast_plan, create_objective
+from fewshot_mcl.objectives.candidates import other_classes
 from fewshot_mcl.objectives.contrast import MultiViewContrast, draw_ranks
-from fewshot_mcl.objectives.multi_view import contrast_pairs
+from fewshot_mcl.objectives.multi_view import contrast_pairs, expected
 
 
 def slow_pair(
@@ -106,9 +109,99 @@ def test_the_exact_normaliser_is_the_expected_one() -> None:
     torch.testing.assert_close(exact, torch.stack(every).mean(0), rtol=1e-12, atol=0)
 
 
-def test_float32_stays_within_1e_6_of_float64() -> None:
+def test_the_shared_draw_is_unbiased() -> None:
+    """The mean over every set of rows that may be drawn is the expectation over independent draws."""
+    embeddings, banks, positives, _ = example(peers=2, rows=7, batch=3)
+    labels = torch.tensor([0, 1, 0, 2, 1, 2, 2])
+    own, fixed = labels[positives], torch.full((2, 2), 7.0, dtype=torch.float64)
+
+    def loss(rows: Tensor, chosen: Tensor | None) -> Tensor:
+        allowed = other_classes(own, labels[rows], torch.float64)
+        usable = allowed(slice(None)).sum(1)
+        negatives = expected(banks, allowed, usable, 5, chosen)
+        return contrast_pairs(embeddings, banks, positives, negatives, 0.3, fixed=fixed)[0]
+
+    every = [torch.tensor(rows) for rows in itertools.combinations(range(7), 4)]  # at most three rows are of one class
+    mean = torch.stack([loss(rows, rows) for rows in every]).mean(0)
+    torch.testing.assert_close(mean, loss(torch.arange(7), None), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("keep", [1, 1 << 26])
+@pytest.mark.parametrize("kind", ["shared", "all"])
+def test_rows_that_images_share_equal_the_slow_form(kind: str, keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrast_plan, "KEEP_BYTES", keep)
+    monkeypatch.setitem(contrast_plan.PIECE_BYTES, "cpu", 2000)
+    labels = torch.arange(60) % 4
+    contrast = module(labels, negatives=kind, shared_rows=21, num_negatives=9).double()
+    features, indices = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True), torch.tensor([1, 7, 30, 44, 59])
+    rows = contrast.draw_shared().long() if kind == "shared" else torch.arange(60)
+    usable = (labels[indices][:, None] != labels[rows]).double()
+    weights = 9 * usable / usable.sum(1, keepdim=True)
+    embeddings, slow = contrast.embed(features), torch.zeros(())
+    for a, b in ((0, 1), (1, 0)):
+        bank = contrast.banks[b].clone()
+        positive = (embeddings[a] * bank[indices]).sum(1).div(0.1).exp()
+        x = (embeddings[a] @ bank[rows].T / 0.1).exp()
+        z = 60 * ((positive.sum() + (weights * x).sum()) / (5 * (9 + 1))).detach()
+        c = 9 / 60
+        slow = slow + (1 + (c + 1e-7) / (positive / z)).log().mean()
+        slow = slow + (weights * (1 + (x / z + 1e-7) / c).log()).sum(1).mean()
+    (wanted,) = torch.autograd.grad(slow, features)
+    fast = contrast(features, indices)
+    (found,) = torch.autograd.grad(fast, features)
+    torch.testing.assert_close(fast, slow, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_shared_rows_are_distinct_and_new_in_every_step() -> None:
+    contrast = module(torch.arange(40) % 4, negatives="shared", shared_rows=12)
+    first, again = contrast.draw_shared(), contrast.draw_shared()
+    assert torch.equal(first, again), "a draw depends on seed and step alone"
+    contrast(torch.randn(2, 3, 6), torch.tensor([1, 2, 3]))
+    second = contrast.draw_shared()
+    assert set(first.tolist()) != set(second.tolist())
+    assert len(set(second.tolist())) == 12
+    assert set(second.tolist()) <= set(range(40))
+    small = module(torch.arange(6) % 2, negatives="shared", shared_rows=100)
+    assert sorted(small.draw_shared().tolist()) == list(range(6)), "there are no more rows than that"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_negatives": 2}, r"gather \(K = 2 is less than 1/13.5 of 400 rows\), 8 images at a time"),
+        ({"num_negatives": 200}, r"dense \(K = 200 is at least 1/13.5 of 400 rows\), 400 bank rows at a time"),
+        ({"negatives": "all"}, r"dense \(all 400 rows count\), 400 bank rows"),
+        ({"negatives": "shared", "shared_rows": 50}, r"dense \(50 shared rows\), 50 bank rows"),
+    ],
+)
+def test_the_plan_is_what_is_done(options: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    contrast = module(torch.arange(400) % 4, **options)
+    plan, done = contrast.plan(8), []
+    assert re.match(words, str(plan))
+    assert str(plan).endswith("MiB of working memory")
+    real = closed_form.Contrast.apply
+    monkeypatch.setattr(
+        closed_form.Contrast, "apply", lambda *given: done.append(given[2].negatives.plan) or real(*given)
+    )
+    contrast(torch.randn(2, 8, 6), torch.arange(8))
+    assert done == [plan]
+
+
+def test_methods_without_a_contrast_have_no_plan() -> None:
+    setting: dict[str, Any] = {"num_peers": 3, "num_classes": 2, "feature_dim": 6, "stem_dim": 6, "seed": 0}
+    labels = torch.arange(40) % 4
+    assert create_objective("dml", **setting).plan(8) is None
+    assert create_objective("mcl", labels=labels, beta=0.0, **setting).plan(8) is None
+    plan = create_objective("mcl-okd", labels=labels, num_negatives=20, **setting).plan(8)
+    assert plan is not None
+    assert plan.form == "dense"
+
+
+@pytest.mark.parametrize("count", [64, 4096])  # gathered, and dense
+def test_float32_stays_within_1e_6_of_float64(count: int) -> None:
     embeddings, banks, positives, _ = example(peers=2, rows=5000, batch=8, dim=64)
-    negatives = torch.randint(5000, (8, 4096), generator=torch.Generator().manual_seed(0))
+    negatives = torch.randint(5000, (8, count), generator=torch.Generator().manual_seed(0))
     double, _ = contrast_pairs(embeddings, banks, positives, negatives, 0.1)
     single, _ = contrast_pairs(embeddings.float(), banks.float(), positives, negatives, 0.1)
     torch.testing.assert_close(single.double(), double, rtol=1e-6, atol=0)
@@ -233,6 +326,7 @@ def test_loss_at_initialisation_is_what_theory_says() -> None:
         ({"num_negatives": 99, "replacement": "no"}, "num_negatives=15"),
         ({"temperature": 0.0}, "temperature > 0"),
         ({"num_negatives": 0}, "num_negatives >= 1"),
+        ({"negatives": "shared", "shared_rows": 0}, "shared_rows >= 1"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, object], words: str) -> None:
