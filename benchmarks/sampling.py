@@ -128,10 +128,10 @@ def main() -> None:
         "share of copying",
     ]
     parts = [
-        f"{WAY}-way {SHOT}-shot, {QUERY} queries, {PER_CLASS} images a class, {SIZE}x{SIZE} in memory. "
-        f"Ours draws {BLOCK} at a time and gathers one at a time. easyfsl 1.5.0 does not start on torch 2.15 (its sampler "
-        "calls torch's Sampler.__init__ with an argument that is gone): that call is mended here. learn2learn's ordinary transforms "
-        "are NWays and KShots; images come by LoadData.",
+        f"{WAY}-way {SHOT}-shot, {QUERY} queries, {PER_CLASS} images a class, {SIZE}x{SIZE}, in memory. Ours "
+        f"draws {BLOCK} episodes at a time and gathers one at a time. easyfsl 1.5.0 does not start on torch 2.15 "
+        "(its sampler calls torch's Sampler.__init__ with an argument that is gone): that call is mended here. "
+        "learn2learn's ordinary transforms are NWays and KShots; images come by LoadData.",
         harness.table(columns, rows),
     ]
     harness.report("Drawing episodes", parts, chosen.out, packages=["easyfsl", "learn2learn"])
