@@ -30,6 +30,7 @@ from fewshot_mcl.options import (
     BackboneName,
     Color,
     Data,
+    DryRun,
     Grouped,
     ImageSize,
     Method,
@@ -51,6 +52,7 @@ from fewshot_mcl.resources import program
 from fewshot_mcl.screen import (
     packing_progress,
     print_classification,
+    print_estimate,
     print_estimates,
     print_evaluation,
     print_lines,
@@ -172,6 +174,7 @@ def train(
     settings: Settings = None,
     out: Out = None,
     resume: Resume = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train peers on episodes; the best by validation is kept. Defaults are those of the default recipe."""
     options = {
@@ -179,6 +182,9 @@ def train(
         "on_bad_image": on_bad_image, "method": method, "teacher": teacher, "backbone": backbone, "peers": peers,
         "episodes": episodes, "way": way, "shot": shot, "query": query, "lr": lr, "seed": seed, "out": out,
     }  # fmt: skip
+    if dry_run:
+        _dry_run("few-shot", config, options, settings, resume)
+        return
     print_lines(*training_lines(_train("few-shot", config, options, settings, resume)))
 
 
@@ -221,6 +227,7 @@ def classify(
     settings: Settings = None,
     out: Out = None,
     resume: Resume = False,
+    dry_run: DryRun = False,
     device: Annotated[str | None, option(SHOWN, "auto, cpu, cuda, ...", default="auto")] = None,
 ) -> None:
     """Train peers to classify images, then test the networks on images of the same classes they have not seen."""
@@ -229,11 +236,29 @@ def classify(
         "on_bad_image": on_bad_image, "method": method, "teacher": teacher, "backbone": backbone, "peers": peers,
         "epochs": epochs, "batch": batch, "lr": lr, "seed": seed, "out": out, "device": device,
     }  # fmt: skip
+    if dry_run:
+        _dry_run("classify", config, options, settings, resume)
+        return
     outcome = _train("classify", config, options, settings, resume)
     from fewshot_mcl.evaluation.class_session import evaluate_classifier
 
     print_lines(*training_lines(outcome))
     print_classification(evaluate_classifier(outcome.run, device=outcome.run.config.device))
+
+
+def _dry_run(task: str, config: str | None, options: dict[str, Any], settings: list[str] | None, resume: bool) -> None:
+    """Say what the run that these options describe would take."""
+    if resume:
+        raise UserError("--dry-run is of a new run: leave --resume out.")
+    from fewshot_mcl.config import resolve
+    from fewshot_mcl.training.estimate import estimate
+
+    resolved = resolve(config, _as_text(options), settings, task=task)
+    print_estimate(resolved, estimate(resolved))
+
+
+def _as_text(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 
 
 def _train(
@@ -245,7 +270,7 @@ def _train(
     from fewshot_mcl.config import resolve
     from fewshot_mcl.runs import Run
 
-    options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    options = _as_text(options)
     out = Path(options["out"]) if options["out"] else None
     if not resume or out is None:
         resolved = resolve(config, options, settings, task=task)

@@ -78,6 +78,9 @@ Settings = Annotated[
     list[str] | None,
     option(RUN, "Any key of the configuration; may be repeated.", "--set", metavar="KEY=VALUE"),
 ]
+DryRun = Annotated[
+    bool, option(RUN, "Only say what the run would take: time, memory, disk. Nothing is written.", "--dry-run")
+]
 Out = Annotated[Path | None, option(RUN, "The run directory to make.", default="a new one under runs/")]
 Resume = Annotated[bool, option(RUN, "Continue the run in --out.", "--resume")]
 

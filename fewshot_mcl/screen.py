@@ -11,8 +11,9 @@ from fewshot_mcl.data.names import printable
 from fewshot_mcl.resources import program
 
 if TYPE_CHECKING:
+    from fewshot_mcl.config import Config
     from fewshot_mcl.reproduce.cells import Cell
-    from fewshot_mcl.reproduce.estimate import Estimate
+    from fewshot_mcl.training.estimate import Estimate
     from fewshot_mcl.training.session import Outcome
 
 
@@ -125,6 +126,32 @@ def print_classification(content: dict[str, Any]) -> None:
     print_lines(f"accuracy by class, confusion matrix and every answer: {content['file']} and the files beside it")
 
 
+def print_estimate(config: Config, estimate: Estimate) -> None:
+    """What one run takes."""
+    from fewshot_mcl.data.store import in_bytes
+
+    e = estimate
+    after = "validation" if config.task == "few-shot" else "validation and test"
+    parts = f"steps {_span(e.steps)}, validations {_span(e.validation)}, checkpoints {_span(e.saving)}"
+    gpu = "" if e.gpu_memory is None else f", and {in_bytes(e.gpu_memory)} on the GPU"
+    print_lines(
+        f"{config.method}: {config.peers} {config.backbone} peer{'s' * (config.peers > 1)}, {e.parameters:,} parameters, "
+        f"{e.multiply_adds / 1e6:,.1f} million multiply-adds an image",
+        f"time    {_span(e.seconds)} of training ({parts}), then {_span(e.closing)} of {after}",
+        f"memory  {in_bytes(e.memory)} at the peak{gpu}",
+        f"disk    up to {in_bytes(e.disk)} in the run directory",
+        "From some timed steps and a part of a validation on this machine as busy as it is; nothing was written.",
+    )
+
+
+def _span(seconds: float) -> str:
+    """A time in words, to two or three digits."""
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes / 60:,.1f} h"
+
+
 def print_estimates(estimates: list[tuple[Cell, Estimate]], runs: int, jobs: int) -> None:
     """What each run of a table takes; `runs` in all, `jobs` at a time."""
     rows = [
@@ -140,7 +167,7 @@ def print_estimates(estimates: list[tuple[Cell, Estimate]], runs: int, jobs: int
     hours = sum(e.seconds for cell, e in estimates) * seeds / jobs / 3600
     print_lines(
         "Each run of the first seed: parameters and million multiply-adds (one image, forward) of its peers; minutes of "
-        "training from three timed steps, without validation and tests; memory at the peak of those steps.",
+        "training from some timed steps and a part of a validation, without the tests; memory at the peak of these.",
         f"{runs} runs, {jobs} at a time: about {hours:,.1f} hours, if runs side by side do not slow each other down.",
     )
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.evaluation.session import Protocol
 from fewshot_mcl.reproduce.cells import Cell, Choice, cells_of, train_cells
-from fewshot_mcl.reproduce.estimate import Estimate, estimate
 from fewshot_mcl.reproduce.paper import TABLES, Table
 from fewshot_mcl.reproduce.report import Report
 from fewshot_mcl.reproduce.results import result_of
+from fewshot_mcl.training.estimate import Estimate, estimate
 from fewshot_mcl.training.session import open_data
 
 Say = Callable[[str], None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -119,14 +120,18 @@ class Trainer:
             if save:
                 self.save()
 
-    def time_steps(self, warm_up: int, timed: int) -> float:
-        """Seconds of one step, from the first few. The run cannot be trained after that."""
+    def time_steps(self, warm_up: int, least: int, seconds: float) -> float:
+        """Seconds of one step: the median of those after `warm_up`, at least `least` of them and for so many seconds.
+
+        The run cannot be trained after that.
+        """
         self.modules.train()
-        for number in range(warm_up + timed):
-            if number == warm_up:
-                start = time.monotonic()
-            self._step(number)  # which reads the loss, so a GPU has finished
-        return (time.monotonic() - start) / timed
+        times: list[float] = []
+        while len(times) < warm_up + least or sum(times[warm_up:]) < seconds:
+            start = time.monotonic()
+            self._step(len(times))  # which reads the loss, so a GPU has finished
+            times.append(time.monotonic() - start)
+        return statistics.median(times[warm_up:])
 
     def _step(self, number: int) -> None:
         for group in self.optimizer.param_groups:

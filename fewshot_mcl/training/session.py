@@ -21,6 +21,7 @@ from fewshot_mcl.evaluation.restore import load_state, pick_device
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.resources import program
 from fewshot_mcl.runs import Run, default_path
+from fewshot_mcl.training import budget
 from fewshot_mcl.training.display import LineDisplay, LiveDisplay
 from fewshot_mcl.training.episodic import EpisodicTask
 from fewshot_mcl.training.loop import Trainer, deployed
@@ -57,6 +58,8 @@ def train(config: Config, out: Path | None, resume: bool, console: Console) -> O
     """
     with training_only():
         task, data, notes = build_task(config, pick_device(config.device))
+        if not resume:
+            budget.require_disk(task, out)
         run = _open(out, data) if resume and out else Run.create(out or default_path(config), config, data)
         display = (LiveDisplay if console.is_terminal else LineDisplay)(
             console, task.plan.steps, task.where, config.peers, task.protocol()
@@ -100,10 +103,12 @@ def build_task(
     task: EpisodicTask | SupervisedTask
     if isinstance(config, FewShotConfig):
         stores = {split: source.load(split, options) for split in ("train", "val")}
+        budget.require_memory(config, stores["train"], device)
         task = EpisodicTask(config, stores["train"], stores["val"], device)
     else:
         assert isinstance(config, ClassifyConfig)
         stores = {split: source.load(split, options) for split in source.splits if split != "test"}
+        budget.require_memory(config, stores["train"], device)
         task = SupervisedTask(config, stores["train"], stores.get("val"), device)
     if task.objective.needs_teacher and with_teacher:
         task.use_teacher()

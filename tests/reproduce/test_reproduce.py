@@ -27,12 +27,12 @@ from fewshot_mcl.errors import UserError
 from fewshot_mcl.evaluation import session as evaluation_session
 from fewshot_mcl.evaluation.session import Protocol
 from fewshot_mcl.evaluation.statistics import Result
-from fewshot_mcl.reproduce import estimate
 from fewshot_mcl.reproduce import session as reproduce_session
 from fewshot_mcl.reproduce.cells import Cell, Choice, cells_of
 from fewshot_mcl.reproduce.paper import TABLES
 from fewshot_mcl.reproduce.report import Report
 from fewshot_mcl.reproduce.results import Found, is_papers_data
+from fewshot_mcl.training import estimate
 from fewshot_mcl.training.supervised import SupervisedTask
 
 # The paper's figures, copied row by row in the form it prints them.
@@ -643,7 +643,7 @@ def measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are timed in this process, and only one of them."""
 
     def here(config: Any) -> estimate.Estimate:
-        answer = estimate._measure(config)
+        answer = estimate.measure(config)
         if isinstance(answer, str):
             raise UserError(answer)
         return answer
@@ -651,6 +651,7 @@ def measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reproduce_session, "estimate", here)
     monkeypatch.setattr(estimate, "WARM_UP", 0)
     monkeypatch.setattr(estimate, "TIMED", 1)
+    monkeypatch.setattr(estimate, "SECONDS", 0)
 
 
 def listed(answer: Answer) -> dict[str, list[str]]:

@@ -1,0 +1,45 @@
+"""`--dry-run` says what a run would take, writes nothing, and refuses what cannot fit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+SMALL = ["--set", "val_episodes=2", "--way", "3", "--query", "2", "--peers", "2"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", *SMALL, "--episodes", "3"],
+        ["classify", "--epochs", "1", "--peers", "2", "--set", "images_per_class=2"],
+    ],
+)
+def test_time_memory_and_disk_are_said_and_nothing_is_written(arguments: list[str], cli) -> None:
+    answer = cli(*arguments, "--dry-run", "--out", "run")
+    assert (answer.code, answer.err) == (0, "")
+    for pattern in (
+        r"2 conv4 peers, [\d,]+ parameters",
+        r"time +[\d.]+ s of training",
+        r"memory +[\d.,]+ [MG]B",
+        r"disk +up to [\d.]+ MB",
+    ):
+        assert re.search(pattern, answer.out)
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_what_cannot_fit_is_refused_with_what_would(dry: list[str], cli) -> None:
+    answer = cli("train", *SMALL, "--set", "objective.embedding_dim=100000000", *dry)
+    assert answer.code == 2
+    assert re.search(r"not enough memory: .* take [\d.,]+ GB, and [\d.,]+ GB is available", answer.err)
+    assert re.search(r"It fits with --set objective.embedding_dim=\d+", answer.err)
+    assert list(Path().iterdir()) == []
+
+
+def test_a_dry_run_is_of_a_new_run(cli) -> None:
+    answer = cli("train", "--dry-run", "--resume", "--out", "run")
+    assert answer.code == 2
+    assert "leave --resume out" in answer.err
