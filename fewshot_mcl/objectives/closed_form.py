@@ -154,8 +154,8 @@ class Contrast(torch.autograd.Function):
         space = _Space(setting.negatives, embeddings[1:].transpose(0, 1))
         for b, bank in enumerate(banks):
             others = [a for a in range(peers) if a != b]
-            anchors = embeddings[others].transpose(0, 1).contiguous()
-            rows = bank[setting.positives] if setting.positive == "bank" else embeddings[b]
+            anchors = torch.stack([embeddings[a] for a in others], 1)
+            rows = bank.index_select(0, setting.positives) if setting.positive == "bank" else embeddings[b]
             fixed = setting.fixed[others, b] if setting.fixed is not None else None
             pair = _Bank(anchors, bank, rows, setting, space, fixed)
             into = torch.zeros_like(anchors) if gradients is not None else None
