@@ -24,6 +24,7 @@ from fewshot_mcl.objectives.contrast import MultiViewContrast
 from fewshot_mcl.objectives.multi_view import contrast_pairs
 
 PEERS, DIM, CLASSES, TEMPERATURE, EPS = 4, 128, 100, 0.1, 1e-7
+FETCHED = 1 << 16
 
 
 def published(embeddings: Tensor, banks: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
@@ -75,17 +76,18 @@ class Case:
         return step
 
 
-def gather(bank: Tensor, rows: int = 4096) -> harness.Work:
-    """Fetching rows of a bank into a kept buffer."""
-    ids, buffer = torch.randint(len(bank), (rows,)), bank.new_empty(rows, bank.shape[1])
-    return lambda: torch.index_select(bank, 0, ids, out=buffer)
+def gather(banks: Tensor) -> harness.Work:
+    """Fetching FETCHED rows from anywhere in the banks into a buffer that is kept and stays in the cache."""
+    flat = banks.flatten(0, 1)
+    ids, buffer = torch.randint(len(flat), (FETCHED,)).split(2048), flat.new_empty(2048, flat.shape[1])
+    return lambda: [torch.index_select(flat, 0, part, out=buffer) for part in ids]
 
 
 def share_of_limit(contrast: MultiViewContrast, batch: int, seconds: float, limits: harness.Times) -> str:
     """How near a step comes to fetching all its rows twice, or to the arithmetic of its two products with the whole bank."""
     peers, rows, dim = contrast.banks.shape
     if contrast.plan(batch).form == "gather":
-        best = 2 * peers * batch * contrast.num_negatives / 4096 * limits.median("gather")
+        best = 2 * peers * batch * contrast.num_negatives / FETCHED * limits.median("gather")
         return f"{best / seconds:.2f} of the gather rate"
     best = 4 * peers * (peers - 1) * batch * rows * dim / (2 * 2048**3) * limits.median("product")
     return f"{best / seconds:.2f} of the product rate"
@@ -111,7 +113,7 @@ def forms_part(case: Case, counts: list[int], rounds: int) -> Iterator[str]:
     """Time, memory, error and share of the limit by K; the exact expectation beside the largest K."""
     rows, plans, batch = [], [], len(case.indices)
     exact = case.contrast(num_negatives=counts[-1], negatives="all")
-    limits = {"product": harness.product_rate(), "gather": gather(exact.banks[0])}
+    limits = {"product": harness.product_rate(), "gather": gather(exact.banks)}
     for count in counts:
         contrast = case.contrast(num_negatives=count)
         negatives = contrast.draw(case.indices).long()
