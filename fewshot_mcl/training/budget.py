@@ -85,7 +85,7 @@ def require_memory(config: Config, store: ImageStore, device: torch.device) -> N
     if needed <= available:
         return
     raise UserError(
-        f"not enough memory: parameters, optimizer, memory banks and their checkpoint take {in_bytes(needed)}, and "
+        f"not enough memory: parameters, gradients, optimizer and memory banks take {in_bytes(needed)}, and "
         f"{in_bytes(available)} is available on {device}. {_what_fits(config, store, available)}"
     )
 
@@ -111,7 +111,7 @@ def _fixed_bytes(config: Config, store: ImageStore) -> int:
     learned = sum(p.nbytes for p in peers.parameters()) + heads
     banks = config.peers * rows * width * FLOAT
     optimizer = learned * (2 if not isinstance(config, ClassifyConfig) else int(config.momentum > 0))
-    return 2 * (learned + optimizer + banks) + learned
+    return 2 * learned + optimizer + banks  # parameters and gradients; a checkpoint is written from their own memory
 
 
 def available_memory(device: torch.device) -> int:
