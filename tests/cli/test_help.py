@@ -35,6 +35,16 @@ def about(option: str, text: str) -> str:
     return next(part for part in parts if part.startswith(f"{option} "))
 
 
+def light(arguments: str) -> subprocess.CompletedProcess[str]:
+    """The answer of a process that must have imported nothing heavy."""
+    command = [sys.executable, "-X", "importtime", "-m", "fewshot_mcl", *arguments.split()]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    imported = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
+    assert "fewshot_mcl.cli" in imported
+    assert imported.isdisjoint(HEAVY)
+    return answer
+
+
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = f"import sys, fewshot_mcl; print([m for m in {HEAVY} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
@@ -44,11 +54,8 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     "arguments", ["--help", "--version", "train --help", "classify --help", "evaluate --help", "data check --help"]
 )
 def test_help_and_version_import_no_torch(arguments: str) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "fewshot_mcl", *arguments.split()]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    imported = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
-    assert "fewshot_mcl.cli" in imported
-    assert imported.isdisjoint(HEAVY)
+    answer = light(arguments)
+    assert answer.returncode == 0
     assert answer.stdout
 
 
@@ -120,9 +127,4 @@ def test_public_names_are_found_in_the_package_itself() -> None:
     "arguments", ["train --bogus", "nonsense", "train --way x", "classify --epochs 1.5", "evaluate", "data check"]
 )
 def test_a_wrong_command_line_imports_nothing_heavy(arguments: str) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "fewshot_mcl", *arguments.split()]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    imported = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
-    assert answer.returncode == 2
-    assert "fewshot_mcl.cli" in imported
-    assert imported.isdisjoint(HEAVY)
+    assert light(arguments).returncode == 2
