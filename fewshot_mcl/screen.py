@@ -131,16 +131,15 @@ def print_estimate(config: Config, estimate: Estimate) -> None:
     from fewshot_mcl.data.store import in_bytes
 
     e = estimate
-    after = "validation" if config.task == "few-shot" else "validation and test"
     parts = f"steps {_span(e.steps)}, validations {_span(e.validation)}, checkpoints {_span(e.saving)}"
     gpu = "" if e.gpu_memory is None else f", and {in_bytes(e.gpu_memory)} on the GPU"
     print_lines(
         f"{config.method}: {config.peers} {config.backbone} peer{'s' * (config.peers > 1)}, {e.parameters:,} parameters, "
         f"{e.multiply_adds / 1e6:,.1f} million multiply-adds an image",
-        f"time    {_span(e.seconds)} of training ({parts}), then {_span(e.closing)} of {after}",
+        f"time    {_span(e.seconds)} of training ({parts}), then {_span(e.closing)} of validation",
         f"memory  {in_bytes(e.memory)} at the peak{gpu}",
         f"disk    up to {in_bytes(e.disk)} in the run directory",
-        "From some timed steps and a part of a validation on this machine as busy as it is; nothing was written.",
+        "From some timed steps and a part of a validation on this machine as busy as it is, without tests; nothing was written.",
     )
 
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 SMALL = ["--set", "val_episodes=2", "--way", "3", "--query", "2", "--peers", "2"]
 
@@ -43,3 +44,20 @@ def test_a_dry_run_is_of_a_new_run(cli) -> None:
     answer = cli("train", "--dry-run", "--resume", "--out", "run")
     assert answer.code == 2
     assert "leave --resume out" in answer.err
+
+
+def test_the_test_images_are_not_opened(cli, tmp_path: Path) -> None:
+    for split, classes in (("train", "ab"), ("test", "ab")):
+        for name in classes:
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            for number in range(4):
+                image = folder / f"{number}.png"
+                if split == "train":
+                    Image.new("L", (16, 16), 60 * number).save(image)
+                else:
+                    image.write_bytes(b"no image")
+    answer = cli(
+        "classify", "--data", tmp_path / "pictures", "--epochs", "1", "--batch", "4", "--peers", "2", "--dry-run"
+    )
+    assert (answer.code, answer.err) == (0, "")
