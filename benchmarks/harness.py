@@ -13,6 +13,7 @@ os.environ |= dict.fromkeys(
 )  # before numpy and torch
 
 import argparse
+import contextlib
 import gc
 import multiprocessing
 import platform
@@ -118,9 +119,10 @@ class Apart:
 def _serve(connection: Connection, build: Callable[..., Work], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     work = build(*args)
-    while True:
-        connection.recv()
-        connection.send(work())
+    with contextlib.suppress(EOFError):  # nobody waits any more
+        while True:
+            connection.recv()
+            connection.send(work())
 
 
 def arguments(description: str, **defaults: Any) -> argparse.Namespace:

@@ -45,22 +45,27 @@ from fewshot_mcl.options import (
     Settings,
     Task,
     Teacher,
+    Tune,
     given,
     option,
 )  # fmt: skip
 from fewshot_mcl.resources import program
 from fewshot_mcl.screen import (
     packing_progress,
+    print_choice,
     print_classification,
     print_estimate,
     print_estimates,
     print_evaluation,
     print_lines,
     training_lines,
+    tuning_table,
 )
 
 if TYPE_CHECKING:
+    from fewshot_mcl.config import Config
     from fewshot_mcl.training.session import Outcome
+    from fewshot_mcl.training.tune import Tuning
 
 app = typer.Typer(
     add_completion=False,
@@ -174,6 +179,7 @@ def train(
     settings: Settings = None,
     out: Out = None,
     resume: Resume = False,
+    tune: Tune = False,
     dry_run: DryRun = False,
 ) -> None:
     """Train peers on episodes; the best by validation is kept. Defaults are those of the default recipe."""
@@ -183,9 +189,9 @@ def train(
         "episodes": episodes, "way": way, "shot": shot, "query": query, "lr": lr, "seed": seed, "out": out,
     }  # fmt: skip
     if dry_run:
-        _dry_run("few-shot", config, options, settings, resume)
+        _dry_run("few-shot", config, options, settings, resume, tune)
         return
-    print_lines(*training_lines(_train("few-shot", config, options, settings, resume)))
+    print_lines(*training_lines(_train("few-shot", config, options, settings, resume, tune)))
 
 
 @app.command(cls=Grouped)
@@ -227,6 +233,7 @@ def classify(
     settings: Settings = None,
     out: Out = None,
     resume: Resume = False,
+    tune: Tune = False,
     dry_run: DryRun = False,
     device: Annotated[str | None, option(SHOWN, "auto, cpu, cuda, ...", default="auto")] = None,
 ) -> None:
@@ -237,16 +244,18 @@ def classify(
         "epochs": epochs, "batch": batch, "lr": lr, "seed": seed, "out": out, "device": device,
     }  # fmt: skip
     if dry_run:
-        _dry_run("classify", config, options, settings, resume)
+        _dry_run("classify", config, options, settings, resume, tune)
         return
-    outcome = _train("classify", config, options, settings, resume)
+    outcome = _train("classify", config, options, settings, resume, tune)
     from fewshot_mcl.evaluation.class_session import evaluate_classifier
 
     print_lines(*training_lines(outcome))
     print_classification(evaluate_classifier(outcome.run, device=outcome.run.config.device))
 
 
-def _dry_run(task: str, config: str | None, options: dict[str, Any], settings: list[str] | None, resume: bool) -> None:
+def _dry_run(
+    task: str, config: str | None, options: dict[str, Any], settings: list[str] | None, resume: bool, tune: bool
+) -> None:
     """Say what the run that these options describe would take."""
     if resume:
         raise UserError("--dry-run is of a new run: leave --resume out.")
@@ -254,7 +263,18 @@ def _dry_run(task: str, config: str | None, options: dict[str, Any], settings: l
     from fewshot_mcl.training.estimate import estimate
 
     resolved = resolve(config, _as_text(options), settings, task=task)
+    if tune:
+        resolved, _ = _tuned(resolved)
     print_estimate(resolved, estimate(resolved))
+
+
+def _tuned(config: "Config") -> "tuple[Config, Tuning]":
+    """The fastest variant of a configuration, with what was measured on the way."""
+    from fewshot_mcl.training.tune import tune
+
+    config, tuning = tune(config, tuning_table())
+    print_choice(tuning)
+    return config, tuning
 
 
 def _as_text(options: dict[str, Any]) -> dict[str, Any]:
@@ -262,7 +282,7 @@ def _as_text(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train(
-    task: str, config: str | None, options: dict[str, Any], settings: list[str] | None, resume: bool
+    task: str, config: str | None, options: dict[str, Any], settings: list[str] | None, resume: bool, tune: bool
 ) -> "Outcome":
     """The run that these options describe, trained or resumed."""
     from rich.console import Console
@@ -270,6 +290,8 @@ def _train(
     from fewshot_mcl.config import resolve
     from fewshot_mcl.runs import Run
 
+    if resume and tune:
+        raise UserError("a run goes on as it was begun, so --tune is of a new run: leave --resume or --tune out.")
     options = _as_text(options)
     out = Path(options["out"]) if options["out"] else None
     if not resume or out is None:
@@ -281,9 +303,10 @@ def _train(
         resolved = Run.open(out).agreed(config, options, settings, task)
     elif out is not None:
         Run.refuse_existing(out)  # before anything is loaded
+    resolved, tuning = _tuned(resolved) if tune else (resolved, None)
     from fewshot_mcl.training import session
 
-    return session.train(resolved, out, resume, Console())
+    return session.train(resolved, out, resume, Console(), tuning)
 
 
 @app.command(cls=Grouped)

@@ -53,6 +53,8 @@ class Config(BaseModel):
     bn_init: Literal["ones", "uniform"]
     precision: Literal["float32", "bfloat16"] = "float32"
     form: Literal["loop", "stacked", "grouped"] = "loop"
+    layout: Literal["channels-last", "contiguous"] = "channels-last"
+    compile: bool = False
     lr: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     seed: int = Field(ge=0)

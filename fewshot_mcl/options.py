@@ -81,6 +81,14 @@ Settings = Annotated[
 DryRun = Annotated[
     bool, option(RUN, "Only say what the run would take: time, memory, disk. Nothing is written.", "--dry-run")
 ]
+Tune = Annotated[
+    bool,
+    option(
+        RUN,
+        "First measure which variant of the run is fastest here, and take it; values are equal but for rounding.",
+        "--tune",
+    ),
+]
 Out = Annotated[Path | None, option(RUN, "The run directory to make.", default="a new one under runs/")]
 Resume = Annotated[bool, option(RUN, "Continue the run in --out.", "--resume")]
 

@@ -4,6 +4,7 @@ config.toml         the resolved configuration, itself a valid --config
 command.txt         the command lines that made it, one a line
 environment.json    versions and machine
 data.json           fingerprints and class names of the splits it was trained and validated on
+tuning.json         what --tune measured, where it was asked for
 metrics.csv         one row every few episodes
 checkpoints/        last.json, best.json and perhaps after-N.json, each naming a safetensors file and its SHA-256
 model.safetensors   the deployed network by itself, with model.json

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fewshot_mcl.reproduce.cells import Cell
     from fewshot_mcl.training.estimate import Estimate
     from fewshot_mcl.training.session import Outcome
+    from fewshot_mcl.training.tune import Timing, Tuning
 
 
 def print_lines(*lines: str) -> None:
@@ -141,6 +142,33 @@ def print_estimate(config: Config, estimate: Estimate) -> None:
         f"disk    up to {in_bytes(e.disk)} in the run directory",
         "From some timed steps and a part of a validation on this machine as busy as it is, without tests; nothing was written.",
     )
+
+
+def tuning_table() -> Callable[[Timing], None]:
+    """Prints a heading; what it returns is told of each variant of a run once it is measured, and prints a line of it."""
+    print_lines("a few steps of every variant; their values are equal but for rounding, except with another precision:")
+    measured: list[float] = []
+
+    def add(timing: Timing) -> None:
+        result = timing.why
+        if timing.seconds is not None:
+            measured.append(timing.seconds)
+            faster = f"  {measured[0] / timing.seconds:.2f} times as fast" if len(measured) > 1 else ""
+            result = f"{1000 * timing.seconds:>9,.1f} ms a step{faster}"
+        print_lines(f"  {timing.name:<32} {result}")
+
+    return add
+
+
+def print_choice(tuning: Tuning) -> None:
+    """What a run is tuned to."""
+    base, chosen, bare = tuning.timings[0], tuning.chosen, tuning.timings[-1]
+    if chosen is base:
+        print_lines("no variant is surely faster: the run is as configured")
+    else:
+        print_lines(f"chosen: {chosen.name}, {base.run / chosen.run:.2f} times as fast by three timings in turns")
+    if bare.run * 1.03 < chosen.run:
+        print_lines("without huge pages it is faster still: set THP_MEM_ALLOC_ENABLE=0 in the environment")
 
 
 def _span(seconds: float) -> str:

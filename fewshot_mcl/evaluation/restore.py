@@ -14,7 +14,7 @@ from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.networks import create_backbone
 from fewshot_mcl.networks.backbone import Backbone
-from fewshot_mcl.networks.peers import PeerNetwork
+from fewshot_mcl.networks.peers import LAYOUTS, PeerNetwork
 from fewshot_mcl.objectives import create_objective
 from fewshot_mcl.objectives.base import Objective
 from fewshot_mcl.runs import Run, StoredTensors, Tensors
@@ -73,7 +73,7 @@ def build_peers(
             for module in peers.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     nn.init.uniform_(module.weight)
-    return peers.to(memory_format=torch.channels_last)
+    return peers.to(memory_format=LAYOUTS[config.layout])
 
 
 def build_objective(config: Config, peers: PeerNetwork, num_classes: int, labels: Tensor | None) -> Objective:

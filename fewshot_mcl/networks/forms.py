@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ Form = Literal["loop", "stacked", "grouped"]
 # Modules that treat each channel, or each group of channels, for itself: side by side, several networks do not mix in them.
 CHANNELWISE = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.LeakyReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Identity)
 CONTAINERS = (nn.Sequential, Residual)
+_JOINED: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 Join = Callable[[list[Tensor]], Tensor]
 
 
@@ -91,7 +93,13 @@ def _put_back(copies: Sequence[nn.Module], buffers: dict[str, Sequence[Tensor]])
 
 
 def _side_by_side(stage: nn.Module, count: int) -> nn.Module:
-    """A stage without values for `count` times the channels, in as many groups."""
+    """A stage without values for `count` times the channels, in as many groups; made once for each stage."""
+    if stage not in _JOINED:
+        _JOINED[stage] = _make_side_by_side(stage, count)
+    return _JOINED[stage].train(stage.training)
+
+
+def _make_side_by_side(stage: nn.Module, count: int) -> nn.Module:
     with torch.device("meta"):
         joined = copy.deepcopy(stage).to("meta")
     for module in joined.modules():

@@ -15,6 +15,7 @@ from fewshot_mcl.networks import create_backbone, forms
 from fewshot_mcl.networks.backbone import Backbone
 from fewshot_mcl.networks.forms import Form
 
+LAYOUTS = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}
 PRESETS = ("paper-code", "last-two", "last-one", "none")
 
 
@@ -33,8 +34,9 @@ class PeerOutputs:
     stem: Tensor | None = None
 
 
-def forward_in(peers: PeerNetwork, images: Tensor, precision: str) -> PeerOutputs:
-    """The peers on images in "float32" or "bfloat16" (autocast); what an objective sees is float32 either way."""
+def forward_in(peers: PeerNetwork, images: Tensor, precision: str, layout: str = "channels-last") -> PeerOutputs:
+    """The peers on images in "float32" or "bfloat16" (autocast) and in one of `LAYOUTS`; an objective sees float32 anyway."""
+    images = images.contiguous(memory_format=LAYOUTS[layout])
     with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         out = peers(images)
     if precision == "float32":

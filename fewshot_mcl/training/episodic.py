@@ -130,7 +130,7 @@ class EpisodicTask:
     def _forward(self, indices: Tensor, support: int) -> PeerOutputs:
         images = normalise(self.train.gather(indices).to(self.device), self.mean, self.std)
         parts = [images] if self.config.joint_forward else [images[:support], images[support:]]
-        outs = [forward_in(self.peers, part, self.config.precision) for part in parts]
+        outs = [forward_in(self.peers, part, self.config.precision, self.config.layout) for part in parts]
         logits, stems = ([x for x in each if x is not None] for each in zip(*((out.logits, out.stem) for out in outs)))
         return PeerOutputs(
             torch.cat([out.features for out in outs], 1),

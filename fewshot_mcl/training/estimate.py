@@ -99,10 +99,9 @@ def _measure(config: Config, out: Path | None) -> Estimate:
     task, _, _ = build_task(config, device, with_teacher=not missing)
     budget.require_disk(task, out)
     if task.objective.needs_teacher and missing:  # it is not trained yet
-        width = task.peers.feature_dim
-        cast(RkdD, task.objective).set_teacher(lambda indices: torch.randn(len(indices), width, device=device))
+        stand_in_teacher(task)
     counts = count(task.peers, task.size, task.train.shape[0])
-    trainer = Trainer(task, config, cast(Any, _Unwritten()), cast(Any, None))  # no display is touched by what follows
+    trainer = Trainer(task, config, cast(Any, Unwritten()), cast(Any, None))  # no display is touched by what follows
     step = trainer.time_steps(WARM_UP, TIMED, SECONDS)
     seen = budget.validations(task.plan)
     validation = _validation_seconds(task)
@@ -119,7 +118,13 @@ def _measure(config: Config, out: Path | None) -> Estimate:
     )
 
 
-class _Unwritten:
+def stand_in_teacher(task: EpisodicTask | SupervisedTask) -> None:
+    """Give a task whose method needs a teacher one that knows nothing, at no cost."""
+    width, device = task.peers.feature_dim, task.device
+    cast(RkdD, task.objective).set_teacher(lambda indices: torch.randn(len(indices), width, device=device))
+
+
+class Unwritten:
     """Stands in for a run: a checkpoint is hashed as in writing and in reading, but not written."""
 
     def save_checkpoint(self, name: str, tensors: Tensors, state: dict[str, Any]) -> None:

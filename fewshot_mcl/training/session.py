@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -27,6 +27,9 @@ from fewshot_mcl.training.episodic import EpisodicTask
 from fewshot_mcl.training.loop import Trainer, deployed
 from fewshot_mcl.training.supervised import SupervisedTask
 
+if TYPE_CHECKING:
+    from fewshot_mcl.training.tune import Tuning
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -44,7 +47,7 @@ class Outcome:
     seconds: float
 
 
-def train(config: Config, out: Path | None, resume: bool, console: Console) -> Outcome:
+def train(config: Config, out: Path | None, resume: bool, console: Console, tuning: Tuning | None = None) -> Outcome:
     """Train and save a run. The test split cannot be opened in here.
 
     Args:
@@ -52,6 +55,7 @@ def train(config: Config, out: Path | None, resume: bool, console: Console) -> O
         out: the run directory; None makes one under runs/.
         resume: continue the run in `out`.
         console: where to say how it goes.
+        tuning: what `config` was chosen by, to be kept with the run.
 
     Raises:
         UserError: for anything the user can mend.
@@ -61,6 +65,8 @@ def train(config: Config, out: Path | None, resume: bool, console: Console) -> O
         if not resume:
             budget.require_disk(task, out)
         run = _open(out, data) if resume and out else Run.create(out or default_path(config), config, data)
+        if tuning:
+            run.write_json("tuning.json", tuning.record())
         display = (LiveDisplay if console.is_terminal else LineDisplay)(
             console, task.plan.steps, task.where, config.peers, task.protocol()
         )
@@ -99,22 +105,38 @@ def build_task(
     Raises:
         UserError: where data, method and network do not go together.
     """
-    source, options = open_data(config), config.image_options
-    task: EpisodicTask | SupervisedTask
-    if isinstance(config, FewShotConfig):
-        stores = {split: source.load(split, options) for split in ("train", "val")}
-        budget.require_memory(config, stores["train"], device)
-        task = EpisodicTask(config, stores["train"], stores["val"], device)
-    else:
-        assert isinstance(config, ClassifyConfig)
-        stores = {split: source.load(split, options) for split in source.splits if split != "test"}
-        budget.require_memory(config, stores["train"], device)
-        task = SupervisedTask(config, stores["train"], stores.get("val"), device)
+    source = open_data(config)
+    stores = load_stores(config, source)
+    task = task_on(stores, config, device)
     if task.objective.needs_teacher and with_teacher:
         task.use_teacher()
     data = {split: describe(store) for split, store in stores.items()}
     data["train"] |= {"mean": task.mean.tolist(), "std": task.std.tolist(), "network_size": task.size}
     return task, data, source.notes
+
+
+def load_stores(config: Config, source: Source) -> dict[str, ImageStore]:
+    """The images that a configuration trains and validates on: "train", and "val" where there is such a split."""
+    splits = ("train", "val") if isinstance(config, FewShotConfig) else [s for s in source.splits if s != "test"]
+    return {split: source.load(split, config.image_options) for split in splits}
+
+
+def task_on(stores: dict[str, ImageStore], config: Config, device: torch.device) -> EpisodicTask | SupervisedTask:
+    """The task of a configuration on images that are loaded; a teacher is not yet.
+
+    Raises:
+        UserError: where data, method and network do not go together.
+    """
+    budget.require_memory(config, stores["train"], device)
+    task: EpisodicTask | SupervisedTask
+    if isinstance(config, FewShotConfig):
+        task = EpisodicTask(config, stores["train"], stores["val"], device)
+    else:
+        assert isinstance(config, ClassifyConfig)
+        task = SupervisedTask(config, stores["train"], stores.get("val"), device)
+    if config.compile:
+        task.peers.compile()
+    return task
 
 
 def _left(run: Run, done: int) -> str:

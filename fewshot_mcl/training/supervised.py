@@ -151,7 +151,8 @@ class SupervisedTask:
         chosen = self._batch(epoch, batch)
         generator = draws.generator(self.config.seed, "augment", number)
         self._images = self._augmented(self.train.gather(self.rows[chosen]).to(self.device), generator)
-        out = forward_in(self.peers, normalise(self._images, self.mean, self.std), self.config.precision)
+        images = normalise(self._images, self.mean, self.std)
+        out = forward_in(self.peers, images, self.config.precision, self.config.layout)
         chosen = chosen.to(self.device)
         terms = self.objective(out, self.labels[chosen], indices=chosen, epoch=epoch)
         with torch.no_grad():
