@@ -328,6 +328,9 @@ def evaluate(
     checkpoint: Annotated[str, given(SHOWN, "best (by validation) or last.")] = "best",
     peers: Annotated[bool, option(SHOWN, "Show every peer and the ensemble too.", "--peers")] = False,
     as_json: Annotated[bool, option(SHOWN, "Print one JSON object and nothing else.", "--json")] = False,
+    precision: Annotated[
+        str, given(SHOWN, "float32; or bfloat16: faster, and what it changes is measured on some episodes.")
+    ] = "float32",
     device: Annotated[str, given(SHOWN, "auto, cpu, cuda, ...")] = "auto",
 ) -> None:
     """Accuracy on episodes of classes that training has not seen; or, of a run of `classify`, errors on test images."""
@@ -342,6 +345,7 @@ def evaluate(
 
         options = {"episodes": episodes, "way": way, "shot": shot, "query": query, "seed": seed, "protocol": protocol}
         options["split"] = split if split != "test" else None
+        options["precision"] = precision if precision != "float32" else None
         if given := [name for name, value in options.items() if value is not None]:
             raise UserError(
                 f"{run} learned to classify, so there are no episodes and --{given[0]} means nothing: leave it out."
@@ -357,7 +361,9 @@ def evaluate(
     }  # fmt: skip
     counts = {name: usual if value is None else value for name, (value, usual) in asked.items()}
     measured = Protocol(shots=tuple(dict.fromkeys(shot or (1, 5))), split=split, **counts)
-    content = evaluate_run(opened, measured, checkpoint=checkpoint, data=data, root=root, device=device)
+    content = evaluate_run(
+        opened, measured, checkpoint=checkpoint, data=data, root=root, device=device, precision=precision
+    )
     shown = [r for r in content["results"] if peers or r["network"] == content["deployed"]]
     if as_json:
         lean = [{key: value for key, value in r.items() if key != "accuracies"} for r in shown]

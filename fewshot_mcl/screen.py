@@ -98,6 +98,13 @@ def print_evaluation(content: dict[str, Any], shown: list[dict[str, Any]]) -> No
         for r in shown
     ]
     print_table(["", "shot", "accuracy", "deviation"], rows)
+    for r in shown:
+        if change := r.get("change"):
+            print_lines(
+                f"{content['precision']} changes {r['network']}, {r['shot']}-shot, by {100 * change['mean']:+.2f} ± "
+                f"{100 * change['ci95']:.2f} from float32 (paired, the first {change['episodes']} episodes, of which "
+                f"{change['differing']} differ)"
+            )
     print_lines(f"every episode's accuracy: {content['file']}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from fewshot_mcl.evaluation.restore import load_peers, pick_device
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.runs import Run
 
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+COMPARED = 50  # episodes whose images are embedded in float32 as well
 MOST_EPISODES = 1_000_000
 PROTOCOLS = {"paper-text": (600, 15), "baseline-repo": (2000, 30)}  # episodes and queries a class: the sources disagree
 
@@ -50,6 +53,7 @@ def evaluate_run(
     data: str | None = None,
     root: Path | None = None,
     device: str = "auto",
+    precision: str = "float32",
 ) -> dict[str, Any]:
     """Evaluate a run and keep the evaluation in its directory.
 
@@ -59,6 +63,7 @@ def evaluate_run(
         checkpoint: "best" (by validation) or "last".
         data, root: another data source than the run's own.
         device: where to compute.
+        precision: of the networks. With "bfloat16" each entry has what that changes, on the first `COMPARED` episodes.
 
     Returns:
         What is saved: `results`, one entry for each shot and network (every peer and the ensemble), and what they have
@@ -67,6 +72,8 @@ def evaluate_run(
     Raises:
         UserError: if a class to be tested was a class of training, a class is too small, or a file is damaged.
     """
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
     config, trained = run.config, run.data("train")
     assert isinstance(config, FewShotConfig)
     store, notes = _load(run, protocol.split, data, root)
@@ -76,18 +83,24 @@ def evaluate_run(
     peers, state = load_peers(run, checkpoint, pick_device(device))
     place = next(peers.parameters()).device
     mean, std = (torch.tensor(trained[name], device=place) for name in ("mean", "std"))
-    features = embed(peers, store, mean, std)
-    results = [
-        _entry(result, network, shot, episodes, protocol)
-        for shot, episodes in drawn.items()
-        for network, result in evaluate_peers(features, episodes, metric=config.metric, scale=config.scale).items()
-    ]
+    features = embed(peers, store, mean, std, precision=PRECISIONS[precision])
+    measure = partial(evaluate_peers, metric=config.metric, scale=config.scale)
+    results = []
+    for shot, episodes in drawn.items():
+        found = measure(features, episodes)
+        entries = {name: _entry(result, name, shot, episodes, protocol) for name, result in found.items()}
+        if precision != "float32":
+            some, part = _part(store, episodes[:COMPARED])
+            exact = measure(embed(peers, part, mean, std), some)
+            for name, entry in entries.items():
+                entry["change"] = _change(found[name], exact[name])
+        results += entries.values()
     content = {
         "run": str(run.path), "method": config.method, "backbone": config.backbone, "peers": config.peers,
         "checkpoint": checkpoint, "checkpoint_episode": state["episode"], "data": store.source, "fingerprint": store.fingerprint,
         "image_size": store.shape[1], "resize": store.resize, "classes": store.num_classes, "images": len(store),
         "metric": config.metric, "interval": "95%: 1.96 s / sqrt(E) over episodes; ci95_t with Student's t", "unit": "fraction",
-        "deployed": f"peer {config.peers - 1}", "notes": list(notes), "results": results,
+        "precision": precision, "deployed": f"peer {config.peers - 1}", "notes": list(notes), "results": results,
     }  # fmt: skip
     return content | {"file": str(run.save_evaluation(content))}
 
@@ -125,6 +138,24 @@ def _episodes(store: ImageStore, protocol: Protocol, shot: int) -> Episodes:
         class_names=store.class_names,
     )
     return sampler.sample(protocol.episodes)
+
+
+def _part(store: ImageStore, episodes: Episodes) -> tuple[Episodes, ImageStore]:
+    """Episodes, and the images that they hold and no others, numbered anew."""
+    rows = torch.cat([episodes.support.flatten(), episodes.query.flatten()]).unique()
+    support, query = (torch.searchsorted(rows, old) for old in (episodes.support, episodes.query))
+    return Episodes(episodes.classes, support, query), ImageStore(
+        store.images[rows], store.labels[rows], store.class_names
+    )
+
+
+def _change(found: Result, exact: Result) -> dict[str, Any]:
+    """What another precision than float32 changes: the mean of paired differences, over the episodes of `exact`."""
+    difference = Result(found.accuracies[: exact.episodes]).minus(exact)
+    return {
+        "episodes": exact.episodes, "differing": int((difference.accuracies != 0).sum()), "mean": difference.mean,
+        "ci95": difference.ci95,
+    }  # fmt: skip
 
 
 def _entry(result: Result, network: str, shot: int, episodes: Episodes, protocol: Protocol) -> dict[str, Any]:

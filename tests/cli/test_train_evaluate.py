@@ -292,6 +292,20 @@ def test_json_is_one_object_and_the_run_keeps_it_with_every_episode(cli, run: Pa
     assert {r["network"] for r in kept["results"]} == {"peer 0", "peer 1", "ensemble"}
 
 
+def test_bfloat16_says_what_it_changes(cli, run: Path) -> None:
+    answer = cli("evaluate", run, *PROTOCOL, "--precision", "bfloat16")
+    good(answer, "bfloat16 changes peer 1, 1-shot, by ", "from float32 (paired, the first 5 episodes")
+    good(cli("evaluate", run, *PROTOCOL))
+    half, full = (json.loads((run / f"evaluations/evaluation-00{n}.json").read_text()) for n in (1, 2))
+    assert (half["precision"], full["precision"]) == ("bfloat16", "float32")
+    for ours, exact in zip(half["results"], full["results"]):
+        assert ours["episode_list"] == exact["episode_list"]
+        assert ours["change"]["mean"] == pytest.approx(ours["mean"] - exact["mean"], abs=1e-12)
+        assert ours["change"]["differing"] == sum(a != b for a, b in zip(ours["accuracies"], exact["accuracies"]))
+        assert "change" not in exact
+    bad(cli("evaluate", run, *PROTOCOL, "--precision", "float16"), "precision 'float16'", "bfloat16")
+
+
 def test_evaluations_repeat_and_pile_up(cli, run: Path) -> None:
     (run / "evaluations").mkdir()
     (run / "evaluations/evaluation-mine.json").write_text("{}")
