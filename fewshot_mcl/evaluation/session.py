@@ -85,7 +85,7 @@ def evaluate_run(
     mean, std = (torch.tensor(trained[name], device=place) for name in ("mean", "std"))
     features = embed(peers, store, mean, std, precision=PRECISIONS[precision])
     measure = partial(evaluate_peers, metric=config.metric, scale=config.scale)
-    results = []
+    results: list[dict[str, Any]] = []
     for shot, episodes in drawn.items():
         found = measure(features, episodes)
         entries = {name: _entry(result, name, shot, episodes, protocol) for name, result in found.items()}
