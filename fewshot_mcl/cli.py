@@ -30,6 +30,7 @@ from fewshot_mcl.options import (
     BackboneName,
     Color,
     Data,
+    Deterministic,
     DryRun,
     Grouped,
     ImageSize,
@@ -85,7 +86,7 @@ UsageError: Any = typer.BadParameter.__bases__[0]  # what every bad command line
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 2 bad input, 130 interrupted."""
+    """Run the command line. Exit codes: 0 done, 2 bad input, 130 interrupted, 143 asked to end."""
     # Read when torch is imported: large tensors lie in huge pages, whose first use costs a fifth (Linux, CPU).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     sys.exit(_run())
@@ -103,7 +104,7 @@ def _run() -> int:
     except UserError as error:
         return _say(f"error: {error}", BAD_INPUT)
     except Interrupted as error:
-        return _say(str(error), INTERRUPTED)
+        return _say(str(error), error.code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone away
@@ -180,6 +181,7 @@ def train(
     out: Out = None,
     resume: Resume = False,
     tune: Tune = False,
+    deterministic: Deterministic = False,
     dry_run: DryRun = False,
 ) -> None:
     """Train peers on episodes; the best by validation is kept. Defaults are those of the default recipe."""
@@ -187,6 +189,7 @@ def train(
         "data": data, "root": root, "image_size": image_size, "color": color, "resize": resize,
         "on_bad_image": on_bad_image, "method": method, "teacher": teacher, "backbone": backbone, "peers": peers,
         "episodes": episodes, "way": way, "shot": shot, "query": query, "lr": lr, "seed": seed, "out": out,
+        "deterministic": deterministic or None,
     }  # fmt: skip
     if dry_run:
         _dry_run("few-shot", config, options, settings, resume, tune)
@@ -234,6 +237,7 @@ def classify(
     out: Out = None,
     resume: Resume = False,
     tune: Tune = False,
+    deterministic: Deterministic = False,
     dry_run: DryRun = False,
     device: Annotated[str | None, option(SHOWN, "auto, cpu, cuda, ...", default="auto")] = None,
 ) -> None:
@@ -242,6 +246,7 @@ def classify(
         "data": data, "root": root, "image_size": image_size, "color": color, "resize": resize,
         "on_bad_image": on_bad_image, "method": method, "teacher": teacher, "backbone": backbone, "peers": peers,
         "epochs": epochs, "batch": batch, "lr": lr, "seed": seed, "out": out, "device": device,
+        "deterministic": deterministic or None,
     }  # fmt: skip
     if dry_run:
         _dry_run("classify", config, options, settings, resume, tune)

@@ -59,6 +59,8 @@ class Config(BaseModel):
     weight_decay: float = Field(ge=0)
     seed: int = Field(ge=0)
     device: str
+    deterministic: bool = False
+    on_nan: Literal["stop", "rollback"] = "stop"
     val_every: int = Field(ge=1)
     log_every: int = Field(ge=1)
     out: str | None = None

@@ -12,8 +12,36 @@ class UserError(Exception):
     """Something the user can mend. The command line prints it without a traceback and exits with code 2."""
 
 
+class PartedError(UserError):
+    """One whose text falls into two parts.
+
+    Attributes:
+        what: is wrong, without what to do about it.
+    """
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(f"{what}. {advice}")
+        self.what = what
+
+
+class DamagedError(PartedError):
+    """A file is missing, or not as it was written."""
+
+
+class NotANumberError(PartedError):
+    """A value of training is infinite or not a number."""
+
+
 class Interrupted(Exception):  # noqa: N818 (it is no error)
-    """The user stopped a run; the text says what is kept. The command line exits with code 130."""
+    """A signal stopped a run; the text says what is kept.
+
+    Attributes:
+        code: that the command line exits with: 130 after Ctrl-C, 143 after a request to end.
+    """
+
+    def __init__(self, text: str, code: int = 130) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:

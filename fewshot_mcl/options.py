@@ -81,6 +81,14 @@ Settings = Annotated[
 DryRun = Annotated[
     bool, option(RUN, "Only say what the run would take: time, memory, disk. Nothing is written.", "--dry-run")
 ]
+Deterministic = Annotated[
+    bool,
+    option(
+        RUN,
+        "The same bytes whatever the number of threads, and slower: one thread, ordered GPU sums.",
+        "--deterministic",
+    ),
+]
 Tune = Annotated[
     bool,
     option(

@@ -16,7 +16,7 @@ from fewshot_mcl.data.labelled import open_labelled
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.evaluation.classification import Classified, Ensembles, Images, classify_images
-from fewshot_mcl.evaluation.restore import build_objective, build_peers, load_state, pick_device
+from fewshot_mcl.evaluation.restore import build_objective, build_peers, deterministic, load_state, pick_device
 from fewshot_mcl.networks.peers import PeerNetwork
 from fewshot_mcl.runs import Run
 
@@ -51,13 +51,8 @@ def evaluate_classifier(
         )
     mean, std = (torch.tensor(trained[name], device=place) for name in ("mean", "std"))
     images = Images(store, torch.arange(len(store)), trained["network_size"], mean, std)
-    networks = _Networks(run, config, trained, place)
-    found = {"last": networks.classify("last", images)}
-    if (run.path / "checkpoints" / "best.json").exists():
-        steps = [run.read_json(f"checkpoints/{name}.json", config.unit)[config.unit] for name in ("last", "best")]
-        found["best"] = found["last"] if steps[0] == steps[1] else networks.classify("best", images)
-    if config.report == BEST_ON_TEST:
-        found[BEST_ON_TEST] = _best_on_test(networks, images, run)
+    with deterministic(config):
+        found = _by_checkpoint(_Networks(run, config, trained, place), images, run)
     headline = {"last": "last", "validation": "best", BEST_ON_TEST: BEST_ON_TEST}[config.report]
     first = found[headline][f"peer {config.peers - 1}"]
     content = {
@@ -65,7 +60,7 @@ def evaluate_classifier(
         "peers": config.peers, "seed": config.seed, "epochs": config.epochs, "data": store.source, "split": "test",
         "fingerprint": store.fingerprint, "image_size": trained["network_size"], "resize": store.resize,
         "classes": store.num_classes, "images": len(store), "interval": INTERVAL, "unit": "fraction",
-        "deployed": f"peer {config.peers - 1}", "headline": headline, "notes": list(notes),
+        "deployed": f"peer {config.peers - 1}", "headline": headline, "notes": [*notes, *run.notes],
         "results": [_entry(name, net, each) for name, nets in found.items() for net, each in nets.items()],
         "class_accuracy": _class_accuracy(first[0], store),
     }  # fmt: skip
@@ -99,6 +94,17 @@ class _Networks:
         return {
             name: (each, state[self.unit]) for name, each in classify_images(self.peers, self.ensembles, images).items()
         }
+
+
+def _by_checkpoint(networks: _Networks, images: Images, run: Run) -> dict[str, Found]:
+    """What every checkpoint's networks say that the run reports."""
+    unit, found = run.config.unit, {"last": networks.classify("last", images)}
+    if run.has_checkpoint("best"):
+        steps = [run.read_json(f"checkpoints/{name}.json", unit)[unit] for name in ("last", "best")]
+        found["best"] = found["last"] if steps[0] == steps[1] else networks.classify("best", images)
+    if isinstance(run.config, ClassifyConfig) and run.config.report == BEST_ON_TEST:
+        found[BEST_ON_TEST] = _best_on_test(networks, images, run)
+    return found
 
 
 def _best_on_test(networks: _Networks, images: Images, run: Run) -> Found:

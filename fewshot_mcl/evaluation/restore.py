@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,33 @@ def pick_device(name: str) -> torch.device:
         first = next(iter(str(error).splitlines()), "")[:120]
         raise UserError(f"device '{name}' cannot be used here ({first}). Use cpu, or auto.") from error
     return device
+
+
+@contextmanager
+def deterministic(config: Config) -> Iterator[None]:
+    """Where the configuration asks for it: arithmetic that gives the same bytes on the same machine, whatever else it does.
+
+    Sums depend on how they are divided among threads, so the processor has one; of a GPU's kernels only those are used that
+    always add in one order.
+    """
+    if not config.deterministic:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    threads, before, benchmark = (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def build_peers(

@@ -16,7 +16,7 @@ from fewshot_mcl.data.sources import open_source
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import UserError, unknown
 from fewshot_mcl.evaluation.fewshot import embed, evaluate_peers
-from fewshot_mcl.evaluation.restore import load_peers, pick_device
+from fewshot_mcl.evaluation.restore import deterministic, load_peers, pick_device
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.runs import Run
 
@@ -83,24 +83,25 @@ def evaluate_run(
     peers, state = load_peers(run, checkpoint, pick_device(device))
     place = next(peers.parameters()).device
     mean, std = (torch.tensor(trained[name], device=place) for name in ("mean", "std"))
-    features = embed(peers, store, mean, std, precision=PRECISIONS[precision])
-    measure = partial(evaluate_peers, metric=config.metric, scale=config.scale)
-    results: list[dict[str, Any]] = []
-    for shot, episodes in drawn.items():
-        found = measure(features, episodes)
-        entries = {name: _entry(result, name, shot, episodes, protocol) for name, result in found.items()}
-        if precision != "float32":
-            some, part = _part(store, episodes[:COMPARED])
-            exact = measure(embed(peers, part, mean, std), some)
-            for name, entry in entries.items():
-                entry["change"] = _change(found[name], exact[name])
-        results += entries.values()
+    with deterministic(config):
+        features = embed(peers, store, mean, std, precision=PRECISIONS[precision])
+        measure = partial(evaluate_peers, metric=config.metric, scale=config.scale)
+        results: list[dict[str, Any]] = []
+        for shot, episodes in drawn.items():
+            found = measure(features, episodes)
+            entries = {name: _entry(result, name, shot, episodes, protocol) for name, result in found.items()}
+            if precision != "float32":
+                some, part = _part(store, episodes[:COMPARED])
+                exact = measure(embed(peers, part, mean, std), some)
+                for name, entry in entries.items():
+                    entry["change"] = _change(found[name], exact[name])
+            results += entries.values()
     content = {
         "run": str(run.path), "method": config.method, "backbone": config.backbone, "peers": config.peers,
         "checkpoint": checkpoint, "checkpoint_episode": state["episode"], "data": store.source, "fingerprint": store.fingerprint,
         "image_size": store.shape[1], "resize": store.resize, "classes": store.num_classes, "images": len(store),
         "metric": config.metric, "interval": "95%: 1.96 s / sqrt(E) over episodes; ci95_t with Student's t", "unit": "fraction",
-        "precision": precision, "deployed": f"peer {config.peers - 1}", "notes": list(notes), "results": results,
+        "precision": precision, "deployed": f"peer {config.peers - 1}", "notes": [*notes, *run.notes], "results": results,
     }  # fmt: skip
     return content | {"file": str(run.save_evaluation(content))}
 

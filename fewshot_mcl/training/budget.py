@@ -50,14 +50,14 @@ def _bytes(module: nn.Module) -> int:
 
 
 def disk_bytes(task: EpisodicTask | SupervisedTask) -> int:
-    """Of the run directory at its largest: a checkpoint is replaced only when the next one is written."""
+    """Of the run directory at its largest: a checkpoint and the one before it are kept until the next is written."""
     modules, best = task.modules(), _bytes(task.candidate())
     parameters = list(modules.parameters())
     learned = sum(p.nbytes for p in parameters)
     last = _bytes(modules) + learned * _state_factor(task.optimizer(parameters))
     kept = validations(task.plan) * best if task.plan.keep_all else 0
     model = _bytes(task.peers.deployed())
-    return 2 * last + best + kept + model + METRICS_ROW * (task.plan.steps // task.plan.log_every + 1)
+    return 3 * last + 2 * best + kept + model + METRICS_ROW * (task.plan.steps // task.plan.log_every + 1)
 
 
 def require_disk(task: EpisodicTask | SupervisedTask, out: Path | None) -> None:

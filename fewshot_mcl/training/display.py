@@ -52,6 +52,9 @@ class LineDisplay:
         line = "  |  ".join([f"{self.where(number)}  {self._losses}", *found, self._speed])
         self.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
+    def note(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+
 
 class LiveDisplay:
     """A progress bar, the loss terms, and a row for every network with its accuracy at the last validations."""
@@ -88,6 +91,9 @@ class LiveDisplay:
     def validation(self, number: int, results: dict[str, Result], best: bool) -> None:
         if results:
             self._history = [*self._history, (number, results, best)][-self.SHOWN :]
+
+    def note(self, text: str) -> None:
+        self._live.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def _view(self) -> Group:
         losses = Table(title="loss (mean of the last steps)", title_justify="left", box=None, padding=(0, 2))

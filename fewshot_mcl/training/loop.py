@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_mcl.config import Config
-from fewshot_mcl.errors import UserError
+from fewshot_mcl.errors import Interrupted, NotANumberError
 from fewshot_mcl.evaluation.restore import load_state
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.runs import Run, Tensors
+from fewshot_mcl.training.stopping import Stopping
 
+LEAST_RATE = 1 / 64  # of the learning rate, which is halved each time a run is rolled back
 Results = dict[str, Result]
 
 
@@ -75,6 +77,7 @@ class Display(Protocol):
     def step(self, number: int, images_per_second: float, seconds_left: float) -> None: ...
     def losses(self, number: int, values: dict[str, float]) -> None: ...
     def validation(self, number: int, results: Results, best: bool) -> None: ...
+    def note(self, text: str) -> None: ...
 
 
 def deployed(results: Results) -> Result:
@@ -89,11 +92,15 @@ class Trainer:
     checkpoint goes through the same states as one that never stopped.
     """
 
-    def __init__(self, task: Task, config: Config, run: Run, display: Display) -> None:
+    def __init__(
+        self, task: Task, config: Config, run: Run, display: Display, stopping: Stopping | None = None
+    ) -> None:
         self.task, self.plan, self.config, self.run, self.display = task, task.plan, config, run, display
         self.modules = task.modules()
         self.optimizer = task.optimizer(self.modules.parameters())
-        self.done = 0
+        self.stopping = stopping or Stopping()
+        self.done = self._saved = 0
+        self.rate = 1.0  # of the task's learning rate; less after the run was rolled back
         self.seconds = 0.0  # of training so far, over all sessions of the run
         self.best: float | None = None
         self._sums: dict[str, float] = {}
@@ -103,9 +110,18 @@ class Trainer:
         """Run the remaining steps.
 
         Raises:
-            UserError: if a loss stops being a number; the last checkpoint is from before that.
+            NotANumberError: if a loss stops being a number and the run is not to be rolled back, or cannot be; the last
+                checkpoint is from before that.
+            Interrupted: if a signal asked for it; the step was finished and saved.
         """
         self.modules.train()
+        while self.done < self.plan.steps:
+            try:
+                self._train()
+            except NotANumberError as error:
+                self._roll_back(error)
+
+    def _train(self) -> None:
         start, first, before, plan = time.monotonic(), self.done, self.seconds, self.plan
         for number in range(self.done, plan.steps):
             self._step(number)
@@ -117,8 +133,23 @@ class Trainer:
             save = validate or self.done % plan.save_every == 0
             if save or self.done % plan.log_every == 0:
                 self._log(validate)
-            if save:
+            if save or self.stopping.signal:
                 self.save()
+            if self.stopping.signal:
+                raise Interrupted("", self.stopping.code)
+
+    def _roll_back(self, error: NotANumberError) -> None:
+        """Go on from the last checkpoint at half the learning rate, which alone can make another outcome."""
+        rate = self.rate / 2
+        if self.config.on_nan == "stop" or not self.run.has_checkpoint("last") or rate < LEAST_RATE:
+            raise error
+        at = self.done
+        self.resume()
+        self.rate = rate
+        self.display.note(
+            f"{error.what} Rolled back from {self.config.unit} {at + 1} to {self.done}; the learning rate is {rate:g} times what "
+            "it was planned to be from here on."
+        )
 
     def time_steps(self, warm_up: int, least: int, seconds: float) -> float:
         """Seconds of one step: the median of those after `warm_up`, at least `least` of them and for so many seconds.
@@ -135,10 +166,10 @@ class Trainer:
 
     def _step(self, number: int) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.task.learning_rate(number)
+            group["lr"] = self.rate * self.task.learning_rate(number)
         terms, figures = self.task.step(number)
         if not bool(torch.isfinite(terms["total"])):
-            raise UserError(self._diagnosis(number, terms, figures))
+            raise self._diagnosis(number, terms, figures)
         self.optimizer.zero_grad(set_to_none=True)
         terms["total"].backward()
         self.optimizer.step()
@@ -146,7 +177,7 @@ class Trainer:
             self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
         self._summed += 1
 
-    def _diagnosis(self, number: int, terms: dict[str, Tensor], figures: dict[str, Tensor]) -> str:
+    def _diagnosis(self, number: int, terms: dict[str, Tensor], figures: dict[str, Tensor]) -> NotANumberError:
         """Which terms, peers and parameters stopped being numbers, and what is still good."""
         bad = [name for name, value in terms.items() if name != "total" and not bool(torch.isfinite(value))]
         peers = {name.removeprefix("peer") for name, value in figures.items() if not bool(torch.isfinite(value))}
@@ -155,11 +186,16 @@ class Trainer:
             peers.update(re.findall(r"\b(?:heads|classifiers)\.(\d+)\.", name))
         who = f" of peer {', '.join(sorted(peers))}" if peers else ""
         where = f" (first parameter: {broken[0]})" if broken else ""
-        kept = self.run.path / "checkpoints" / "last.json"
-        last = f"The last good checkpoint is kept: {kept}." if kept.exists() else "There was no checkpoint yet."
-        return (
-            f"the loss of {self.config.unit} {number + 1} is not a number: term {', '.join(bad or ['total'])}{who}{where}. "
-            f"{last} Lower the learning rate (--lr) and start again."
+        what = f"the loss of {self.config.unit} {number + 1} is not a number: term {', '.join(bad or ['total'])}{who}{where}."
+        return self._not_a_number(what)
+
+    def _not_a_number(self, what: str) -> NotANumberError:
+        last = "There was no checkpoint yet."
+        if self.run.has_checkpoint("last"):
+            last = f"The last good checkpoint is kept: {self.run.path / 'checkpoints' / 'last.json'}."
+        return NotANumberError(
+            what,
+            f"{last} Lower the learning rate (--lr) and start again, or let runs roll back: --set on_nan=rollback.",
         )
 
     def _log(self, validate: bool) -> None:
@@ -167,7 +203,7 @@ class Trainer:
         self._sums, self._summed = {}, 0
         self.display.losses(self.done, values)
         results = self._validate() if validate else None
-        rate = self.task.learning_rate(self.done - 1)
+        rate = self.rate * self.task.learning_rate(self.done - 1)
         row: dict[str, Any] = {self.config.unit: self.done, "lr": rate, **values}
         for name in results or self._networks():
             column = f"val {name}"
@@ -198,20 +234,26 @@ class Trainer:
         # The extremes tell, and need no second tensor of the size: memory banks may be most of the memory.
         broken = [name for name, value in floats.items() if not torch.stack(torch.aminmax(value)).isfinite().all()]
         if broken:
-            raise UserError(
-                f"'{broken[0]}' holds a value that is not a number after {self.config.unit} {self.done}; nothing was saved "
-                "over the last checkpoint. Lower the learning rate (--lr) and start again."
+            raise self._not_a_number(
+                f"'{broken[0]}' holds a value that is not a number after {self.config.unit} {self.done}; nothing was saved over "
+                "the last checkpoint."
             )
         return tensors
 
     def save(self) -> None:
-        """Save everything that the next step depends on."""
+        """Save everything that the next step depends on, once."""
+        if self._saved == self.done > 0:
+            return
         tensors = self._tensors(self.modules)
         optimizer = self.optimizer.state_dict()
         for number, state in optimizer["state"].items():
             tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
-        state = {self.config.unit: self.done, "best": self.best, "seconds": self.seconds}
+        state = {
+            self.config.unit: self.done, "best": self.best, "seconds": self.seconds, "rate": self.rate,
+            "sums": self._sums, "summed": self._summed,
+        }  # fmt: skip
         self.run.save_checkpoint("last", tensors, state)
+        self._saved = self.done
 
     def resume(self) -> None:
         """Take up the last checkpoint of the run.
@@ -219,7 +261,7 @@ class Trainer:
         Raises:
             UserError: if there is none, it is damaged, or it does not fit this configuration.
         """
-        tensors, state = self.run.load_checkpoint("last")
+        tensors, state = self.run.load_checkpoint("last", with_metrics=True)
         optimizer: dict[int, dict[str, Tensor]] = {}
         for name in [name for name in tensors if name.startswith("optimizer.")]:
             _, number, key = name.split(".")
@@ -228,4 +270,10 @@ class Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
         self.done, self.best, self.seconds = state[self.config.unit], state["best"], state["seconds"]
-        self.run.keep_metrics_until(self.done)
+        self.rate, self._sums, self._summed = (
+            state.get("rate", 1.0),
+            dict(state.get("sums", {})),
+            state.get("summed", 0),
+        )
+        self._saved = self.done
+        self.run.keep_metrics_until(state)

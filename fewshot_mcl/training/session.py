@@ -17,7 +17,7 @@ from fewshot_mcl.data.names import printable
 from fewshot_mcl.data.sources import Source, open_source, training_only
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import Interrupted, UserError
-from fewshot_mcl.evaluation.restore import load_state, pick_device
+from fewshot_mcl.evaluation.restore import deterministic, load_state, pick_device
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.resources import program
 from fewshot_mcl.runs import Run, default_path
@@ -25,6 +25,7 @@ from fewshot_mcl.training import budget
 from fewshot_mcl.training.display import LineDisplay, LiveDisplay
 from fewshot_mcl.training.episodic import EpisodicTask
 from fewshot_mcl.training.loop import Trainer, deployed
+from fewshot_mcl.training.stopping import Stopping
 from fewshot_mcl.training.supervised import SupervisedTask
 
 if TYPE_CHECKING:
@@ -60,29 +61,39 @@ def train(config: Config, out: Path | None, resume: bool, console: Console, tuni
     Raises:
         UserError: for anything the user can mend.
     """
-    with training_only():
+    with training_only(), deterministic(config):
         task, data, notes = build_task(config, pick_device(config.device))
         if not resume:
             budget.require_disk(task, out)
         run = _open(out, data) if resume and out else Run.create(out or default_path(config), config, data)
-        if tuning:
-            run.write_json("tuning.json", tuning.record())
-        display = (LiveDisplay if console.is_terminal else LineDisplay)(
-            console, task.plan.steps, task.where, config.peers, task.protocol()
-        )
-        trainer = Trainer(task, config, run, display)
-        if resume:
-            trainer.resume()
-        finished = trainer.done == task.plan.steps and (run.path / "model.json").exists()
-        if resume and not finished:
-            run.note_command()
-        _announce(console, _heading(task, run, notes, trainer.done))
-        try:
-            with display:
-                trainer.train()
-            return _finish(task, run, trainer.seconds, save=not finished)
-        except KeyboardInterrupt:
-            raise Interrupted(_left(run, trainer.done)) from None
+        with run.locked():
+            if tuning:
+                run.write_json("tuning.json", tuning.record())
+            return _train(task, run, notes, resume, console)
+
+
+def _train(
+    task: EpisodicTask | SupervisedTask, run: Run, notes: tuple[str, ...], resume: bool, console: Console
+) -> Outcome:
+    config, stopping = task.config, Stopping()
+    display = (LiveDisplay if console.is_terminal else LineDisplay)(
+        console, task.plan.steps, task.where, config.peers, task.protocol()
+    )
+    trainer = Trainer(task, config, run, display, stopping)
+    if resume:
+        trainer.resume()
+    finished = trainer.done == task.plan.steps and (run.path / "model.json").exists()
+    if resume and not finished:
+        run.note_command()
+    _announce(console, _heading(task, run, (*notes, *run.notes), trainer.done))
+    try:
+        with display, stopping:
+            trainer.train()
+        return _finish(task, run, trainer.seconds, save=not finished)
+    except KeyboardInterrupt:
+        raise Interrupted(_left(run, trainer.done)) from None
+    except Interrupted as stopped:
+        raise Interrupted(_left(run, trainer.done), stopped.code) from None
 
 
 def open_data(config: Config) -> Source:

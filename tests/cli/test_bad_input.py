@@ -18,6 +18,7 @@ from command_line import PROTOCOL, TINY, bad, good, picture, split_folders, tree
 from PIL import Image
 
 from fewshot_mcl.networks.peers import PeerOutputs
+from fewshot_mcl.runs.files import read_json, write_json
 from fewshot_mcl.training.episodic import EpisodicTask
 
 # Options and configuration files.
@@ -351,17 +352,39 @@ def test_damaged_runs(spoil: Callable[[Path], None], words: list[str], cli, run:
     assert tree(run) == before
 
 
-def test_a_damaged_last_checkpoint_is_not_resumed(cli, run: Path) -> None:
+def test_of_a_damaged_last_checkpoint_the_one_before_is_resumed(cli, run: Path, trained: Path) -> None:
     cut(weights_of(run, "last"), 0.99)
+    resumed = cli("train", "--out", run, "--resume")
+    good(resumed, "last-00000003.safetensors is damaged or cut short", "the checkpoint before it is used, of episode 2")
+    good(resumed, "episodes 3 to 3")
+    for name in ("model.safetensors", "metrics.csv", "checkpoints/last-00000003.safetensors"):
+        assert (run / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_two_damaged_checkpoints_are_not_resumed(cli, run: Path) -> None:
+    for path in (run / "checkpoints").glob("last-*.safetensors"):
+        cut(path, 0.99)
     before = tree(run)
-    bad(cli("train", "--out", run, "--resume"), "damaged or cut short", "--checkpoint best", "start a new run")
+    bad(
+        cli("train", "--out", run, "--resume"),
+        "last-00000002",
+        "damaged or cut short",
+        "--checkpoint best",
+        "start a new run",
+    )
     assert tree(run) == before
     good(cli("evaluate", run, *PROTOCOL))
 
 
 def transplant(source: Path, target: Path) -> None:
+    """The checkpoints of another run, as if they belonged to this one."""
     shutil.rmtree(target / "checkpoints")
     shutil.copytree(source / "checkpoints", target / "checkpoints")
+    for path in (target / "checkpoints").glob("*.json"):
+        manifest = read_json(path)
+        for key in ("belongs_to", "metrics"):
+            manifest.pop(key, None)
+        write_json(path, manifest)
 
 
 @pytest.mark.parametrize(
@@ -385,6 +408,22 @@ def test_a_checkpoint_of_another_network(
     assert tree(run) == before
     transplant(run, tmp_path / "other")
     good(cli("evaluate", tmp_path / "other", *PROTOCOL))
+
+
+def test_files_of_another_run_are_told_apart(train, cli, run: Path, tmp_path: Path) -> None:
+    good(train("--out", tmp_path / "other", "--seed", "1"))
+    for name in ("config.toml", "data.json"):
+        kept = (run / name).read_bytes()
+        if (tmp_path / "other" / name).read_bytes() == kept:
+            continue
+        shutil.copy(tmp_path / "other" / name, run / name)
+        for command in (("evaluate", run, *PROTOCOL), ("train", "--out", run, "--resume")):
+            bad(cli(*command), f"belongs to another {name}", "put the file back")
+        (run / name).write_bytes(kept)
+    last, best = (run / f"checkpoints/{name}.json" for name in ("last", "best"))
+    last.write_bytes(best.read_bytes())
+    (run / "checkpoints/last.previous.json").unlink()
+    bad(cli("train", "--out", run, "--resume"), "last.json is damaged")
 
 
 def test_a_checkpoint_of_another_number_of_classes(cli, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from fewshot_mcl.evaluation.restore import load_deployed
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.resources import program
 from fewshot_mcl.runs import Run
+from fewshot_mcl.runs.files import read_json, write_json
 from fewshot_mcl.training.supervised import SupervisedTask
 
 COUNTS = {
@@ -156,8 +157,9 @@ def weights(run: Path) -> dict[str, bytes]:
 
 def test_what_a_run_leaves(classified: Path) -> None:
     assert {path.split("-0000")[0] for path in tree(classified)} == {
-        "checkpoints", "checkpoints/best", "checkpoints/best.json", "checkpoints/last", "checkpoints/last.json", "command.txt",
-        "config.toml", "data.json", "environment.json", "metrics.csv", "model.json", "model.safetensors", "evaluations",
+        "checkpoints", "checkpoints/best", "checkpoints/best.json", "checkpoints/last", "checkpoints/last.json",
+        "checkpoints/best.previous.json", "checkpoints/last.previous.json", "command.txt", "run.lock", "config.toml", "data.json",
+        "environment.json", "metrics.csv", "model.json", "model.safetensors", "evaluations",
         "evaluations/evaluation-001.json", "evaluations/evaluation-001-confusion.csv",
         "evaluations/evaluation-001-predictions.safetensors",
     }  # fmt: skip
@@ -245,6 +247,7 @@ def test_evaluate_repeats_the_figures(cli, run: Path) -> None:
     contents = [evaluation(run, number) for number in (1, 2, 3)]
     for content in contents:  # the directory was copied since the first
         content.pop("run")
+        content.pop("check")  # so it differs, too
     assert contents[0] == contents[1] == contents[2]
     assert answers(run, 1) == answers(run, 2) == answers(run, 3)
 
@@ -347,9 +350,8 @@ def test_the_best_on_test_has_its_own_name_and_every_epoch_to_show_for_it(classi
     by_epoch = []
     for number in (3, 6, 9):  # each epoch's network in the place of the last one's
         copy = Path(shutil.copytree(out, tmp_path / f"after {number}"))
-        state = json.loads((copy / "checkpoints/last.json").read_text())
-        state |= json.loads((copy / f"checkpoints/after-{number}.json").read_text())
-        (copy / "checkpoints/last.json").write_text(json.dumps(state))
+        state = read_json(copy / "checkpoints/last.json") | read_json(copy / f"checkpoints/after-{number}.json")
+        write_json(copy / "checkpoints/last.json", state | {"checkpoint": "last"})
         good(cli("evaluate", copy))
         by_epoch.append(errors(copy, 2))
     for network in ("peer 0", "peer 1", "ensemble"):
@@ -459,7 +461,7 @@ def test_a_validation_split_of_its_own_leaves_all_training_images_to_training(cl
     root = labelled_splits(tmp_path / "pictures", val="ant bee cat")
     answer = cli("classify", "--data", root, *TINY_CLASSIFY, "--out", tmp_path / "run")
     good(answer, "3 classes, 18 training images, 18 for validation", "best by validation:")
-    assert set(json.loads((tmp_path / "run/data.json").read_text())) == {"schema", "train", "val"}
+    assert set(json.loads((tmp_path / "run/data.json").read_text())) == {"schema", "check", "train", "val"}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -71,22 +73,40 @@ def test_train_evaluate_resume_as_processes(data: Path, tmp_path: Path) -> None:
     assert refused.stderr == "error: unknown split 'tset'. Did you mean 'test'? Valid: test, val.\n"
 
 
-def test_control_c_ends_in_a_sentence_and_a_run_that_resumes(data: Path, tmp_path: Path, cli) -> None:
+@pytest.mark.parametrize(("asked", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_after_its_step_saved(
+    asked: signal.Signals, code: int, data: Path, tmp_path: Path, cli
+) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "fewshot_mcl", "train", "--data", str(data), *TINY, "--out", str(out)]
-    command += ["--episodes", "1000000", "--set", "schedule=constant"]
+    command += [
+        "--episodes",
+        "1000000",
+        "--set",
+        "schedule=constant",
+        "--set",
+        "val_every=1000",
+        "--set",
+        "log_every=1000",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        while "episode 2/" not in (line := process.stdout.readline()):
-            assert line, process.stderr.read()
-        process.send_signal(signal.SIGINT)
+        while not list(out.glob("config.toml")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        heading = [process.stdout.readline() for _ in range(3)]
+        assert "episodes 1 to" in heading[-1]
+        time.sleep(1)
+        process.send_signal(asked)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    [line] = err.splitlines()
-    assert line.startswith("stopped after episode ")
-    assert line.endswith(f"fewshot-mcl train --out {out} --resume")
-    good(cli("evaluate", out, *PROTOCOL), "3-way")
+    assert process.returncode == code
+    first, last = err.splitlines()
+    assert first == "stopping: this step is finished and saved first; again to stop at once"
+    [done, saved] = re.findall(r"episode (\d+)", last)
+    assert done == saved
+    assert last.endswith(f"fewshot-mcl train --out {out} --resume")
+    good(cli("evaluate", out, *PROTOCOL, "--checkpoint", "last"), "3-way")
 
 
 # The run directory.
@@ -95,8 +115,9 @@ def test_control_c_ends_in_a_sentence_and_a_run_that_resumes(data: Path, tmp_pat
 def test_what_a_run_leaves(trained: Path) -> None:
     kept = {path.split("-0000")[0] for path in tree(trained)}
     assert kept == {
-        "checkpoints", "checkpoints/best", "checkpoints/best.json", "checkpoints/last", "checkpoints/last.json", "command.txt",
-        "config.toml", "data.json", "environment.json", "metrics.csv", "model.json", "model.safetensors",
+        "checkpoints", "checkpoints/best", "checkpoints/best.json", "checkpoints/last", "checkpoints/last.json",
+        "checkpoints/last.previous.json", "command.txt", "config.toml", "data.json", "environment.json", "metrics.csv",
+        "model.json", "model.safetensors", "run.lock",
     }  # fmt: skip
     assert (trained / "command.txt").read_text().startswith("fewshot-mcl train --data ")
     data = json.loads((trained / "data.json").read_text())

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from fewshot_mcl import runs
 from fewshot_mcl.config import resolve
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.evaluation.restore import load_state
 from fewshot_mcl.runs import Run
+from fewshot_mcl.runs import tensors as tensors_of_runs
 from fewshot_mcl.training.loop import Trainer
 
 ROWS, PEERS, DIM = 60_000, 4, 128
@@ -174,7 +174,7 @@ class Mixed(nn.Module):
 
 @pytest.mark.parametrize("large", [32, 64, 1 << 26])
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "LARGE", large)
+    monkeypatch.setattr(tensors_of_runs, "LARGE", large)
     saved, loaded = Mixed(0), Mixed(1)
     run = Run.create(tmp_path / "run", resolve(None, task="classify"), {})
     run.save_checkpoint("last", dict(saved.state_dict()), {"step": 3, "best": None, "seconds": 1.0})
@@ -190,10 +190,10 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path, large: int, monkeypatch
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_a_bank_that_is_not_finite_is_not_saved(bad: float) -> None:
+def test_a_bank_that_is_not_finite_is_not_saved(bad: float, tmp_path: Path) -> None:
     modules = nn.ModuleDict({"m": nn.BatchNorm1d(3)})
     trainer = Trainer.__new__(Trainer)
-    trainer.config, trainer.done = resolve(None, task="classify"), 4
+    trainer.config, trainer.done, trainer.run = resolve(None, task="classify"), 4, Run(tmp_path)
     assert set(trainer._tensors(modules)) == set(modules.state_dict())
     modules["m"].running_mean[1] = bad
     with pytest.raises(UserError, match=r"'m.running_mean' holds a value that is not a number after step 4"):

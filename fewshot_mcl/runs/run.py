@@ -6,7 +6,9 @@ environment.json    versions and machine
 data.json           fingerprints and class names of the splits it was trained and validated on
 tuning.json         what --tune measured, where it was asked for
 metrics.csv         one row every few episodes
-checkpoints/        last.json, best.json and perhaps after-N.json, each naming a safetensors file and its SHA-256
+checkpoints/        last.json, best.json and perhaps after-N.json, each naming a safetensors file and its SHA-256, and what it was
+                    before in last.previous.json and best.previous.json
+run.lock            held while a process trains the run
 model.safetensors   the deployed network by itself, with model.json
 evaluations/        one JSON file an evaluation
 """
@@ -17,73 +19,43 @@ import contextlib
 import csv
 import hashlib
 import itertools
-import json
-import math
 import os
 import platform
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
+import filelock
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor
 
 from fewshot_mcl import __version__
 from fewshot_mcl.config import COMMANDS, Config, FewShotConfig, resolve
 from fewshot_mcl.data.sources import ImageOptions
-from fewshot_mcl.errors import UserError
+from fewshot_mcl.errors import DamagedError, UserError
+from fewshot_mcl.runs import files
+from fewshot_mcl.runs.tensors import StoredTensors, Tensors, read_tensors, write_tensors
 
-SCHEMA = 1
 STATE = {"last": ("best", "seconds")}  # what a checkpoint says beside its step; all but the last say how good they are
-_DTYPES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
-LARGE = 1 << 26  # bytes: tensors beyond this are never held twice
-Tensors = dict[str, Tensor]
-
-
-class StoredTensors(dict[str, Tensor]):
-    """The tensors of a safetensors file. The large ones stay in the file, mapped: they take memory once they are looked at."""
-
-    def __init__(self, path: Path) -> None:
-        mapped = load_file(path)
-        # A copy, because even a small view would keep the whole file, which the next checkpoint deletes, on the disk.
-        super().__init__({key: value.clone() if value.nbytes < LARGE else value for key, value in mapped.items()})
-        self.path = path
-
-    def copy_into(self, target: Tensor, name: str) -> None:
-        """Copy a tensor into one of its shape. Of a large one a part at a time is mapped: all of it would count as memory."""
-        if self[name].nbytes < LARGE:
-            target.copy_(self[name])
-            return
-        for block in _blocks(target.shape, LARGE // 4 // target.itemsize):
-            with safe_open(self.path, "pt") as file:
-                target[block].copy_(file.get_slice(name)[block])
-
-
-def _blocks(shape: Sequence[int], numbers: int) -> Iterator[tuple[slice, ...]]:
-    """Blocks that together are all of a shape, none of more than so many numbers."""
-    row = math.prod(shape[1:])
-    step = max(1, numbers // row)
-    for start in range(0, shape[0], step):
-        for rest in _blocks(shape[1:], numbers) if row > numbers else [()]:
-            yield slice(start, start + step), *rest
+FIXED = ("config.toml", "data.json")  # files that belong to every checkpoint of a run
 
 
 class Run:
-    """One run directory. `create` makes it, `open` finds it; nothing in it is overwritten but by the run itself."""
+    """One run directory. `create` makes it, `open` finds it; nothing in it is overwritten but by the run itself.
+
+    Attributes:
+        path: of the directory.
+        notes: what was found damaged, and what was used instead.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.notes: list[str] = []
         self._columns: list[str] = []
 
     @classmethod
@@ -102,7 +74,7 @@ class Run:
                 f"cannot make the run directory {path}: {error.strerror}. Choose another place: --out DIR."
             ) from error
         run = cls(path)
-        _write(path / "config.toml", config.to_toml().encode())
+        files.write(path / "config.toml", config.to_toml().encode())
         run.write_json("environment.json", environment())
         run.write_json("data.json", data)
         run.note_command()
@@ -159,7 +131,7 @@ class Run:
 
     def note_command(self) -> None:
         """Append the command line of this process to command.txt."""
-        with _append(self.path / "command.txt") as file:
+        with files.append(self.path / "command.txt") as file:
             file.write(shlex.join(["fewshot-mcl", *sys.argv[1:]]) + "\n")
 
     def data(self, split: str) -> dict[str, Any]:
@@ -189,51 +161,121 @@ class Run:
         Raises:
             UserError: if it is missing or damaged.
         """
-        path = self.path / name
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["schema"] > SCHEMA:
-                raise UserError(f"{path} was written by a newer fewshot-mcl: update this one to read it.")
-            for key in keys:
-                content[key]
-            return content
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}. Put the file back, or start a new run.") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(
-                f"{path} is damaged ({error}). Put the file back from a copy, or start a new run."
-            ) from error
+        return files.read_json(self.path / name, *keys)
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file of the run, atomically."""
-        _write(self.path / name, (json.dumps({"schema": SCHEMA, **content}, indent=1) + "\n").encode())
+        files.write_json(self.path / name, content)
 
-    def save_checkpoint(self, name: str, tensors: Tensors, state: dict[str, Any]) -> None:
-        """Make (`tensors`, `state`) the checkpoint `name`; until the very end the one before stays valid."""
-        folder = self.path / "checkpoints"
-        file = f"{name}-{state[self.config.unit]:08d}.safetensors"
-        manifest = {"file": file, "sha256": _write_tensors(folder / file, tensors), **state}
-        self.write_json(f"checkpoints/{name}.json", manifest)
-        for old in folder.glob(f"{name}-*.safetensors"):
-            if old.name != file:
-                old.unlink()
-
-    def load_checkpoint(self, name: str) -> tuple[StoredTensors, dict[str, Any]]:
-        """Tensors and state of the checkpoint `name` ("last", "best", "after-N"); `state[config.unit]` are the steps done.
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """The run for this process alone. The lock ends with the process, however that ends.
 
         Raises:
-            UserError: if there is none, or a file is damaged.
+            UserError: if another process has it, or the directory cannot be written to.
         """
-        if not (self.path / "checkpoints" / f"{name}.json").exists():
+        try:
+            lock = filelock.FileLock(self.path / "run.lock")
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise UserError(
+                f"{self.path} is being trained by another process. Wait until it ends, or start a new run with another --out."
+            ) from error
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}. Nothing was changed.") from error
+        try:
+            for left in (*self.path.glob("*.partial"), *self.path.glob("checkpoints/*.partial")):
+                left.unlink(missing_ok=True)  # of a process that was killed while it wrote
+            yield
+        finally:
+            lock.release()
+
+    @cached_property
+    def _identity(self) -> dict[str, str]:
+        """SHA-256 of what belongs to every checkpoint."""
+        return {name: hashlib.sha256(files.read(self.path / name)).hexdigest() for name in FIXED}
+
+    def save_checkpoint(self, name: str, tensors: Tensors, state: dict[str, Any]) -> None:
+        """Make (`tensors`, `state`) the checkpoint `name`; the one before it stays valid, and is kept."""
+        folder = self.path / "checkpoints"
+        file = f"{name}-{state[self.config.unit]:08d}.safetensors"
+        manifest = {"checkpoint": name, "file": file, "sha256": write_tensors(folder / file, tensors), **state}
+        if name == "last":
+            manifest["metrics"] = self._metrics_now()
+        current, before = (folder / f"{name}{which}.json" for which in ("", ".previous"))
+        kept = {file}
+        if current.exists():
+            files.write(before, current.read_bytes())
+            with contextlib.suppress(UserError):  # it may be damaged
+                kept.add(files.read_json(before, "file")["file"])
+        self.write_json(f"checkpoints/{name}.json", {**manifest, "belongs_to": self._identity})
+        for old in folder.glob(f"{name}-*.safetensors"):
+            if old.name not in kept:
+                old.unlink()
+
+    def has_checkpoint(self, name: str) -> bool:
+        """Whether there is one of that name."""
+        return (self.path / "checkpoints" / f"{name}.json").exists()
+
+    def load_checkpoint(self, name: str, with_metrics: bool = False) -> tuple[StoredTensors, dict[str, Any]]:
+        """Tensors and state of the checkpoint `name` ("last", "best", "after-N"); `state[config.unit]` are the steps done.
+
+        Where it is damaged, the one before it is loaded, and `notes` says so.
+
+        Args:
+            name: of the checkpoint.
+            with_metrics: whether the metrics up to it must be as they were, too.
+
+        Raises:
+            UserError: if there is none, or none that is not damaged.
+        """
+        folder = self.path / "checkpoints"
+        if not any((folder / f"{name}{which}.json").exists() for which in ("", ".previous")):
             raise UserError(
                 f"{self.path} has no checkpoint '{name}': it was stopped before its first one. Start a new run: "
                 f"--config {self.path / 'config.toml'} with another --out."
             )
-        state = self.read_json(
-            f"checkpoints/{name}.json", "file", "sha256", self.config.unit, *STATE.get(name, ("val",))
-        )
-        path = self.path / "checkpoints" / Path(str(state["file"])).name
-        return _read_tensors(path, state["sha256"], f"{name}.json", self._instead(name)), state
+        try:
+            return self._load(name, f"{name}.json", with_metrics)
+        except DamagedError as error:
+            if not (folder / f"{name}.previous.json").exists():
+                raise
+            tensors, state = self._load(name, f"{name}.previous.json", with_metrics)
+            step = f"{self.config.unit} {state[self.config.unit]}"
+            self.notes.append(f"{error.what}: the checkpoint before it is used, of {step}")
+            return tensors, state
+
+    def _load(self, name: str, manifest: str, with_metrics: bool) -> tuple[StoredTensors, dict[str, Any]]:
+        keys = ("file", "sha256", self.config.unit, *STATE.get(name, ("val",)))
+        path, advice = self.path / "checkpoints" / manifest, self._instead(name)
+        state = files.read_json(path, *keys)
+        if state.get("checkpoint", name) != name:
+            raise DamagedError(f"{path} is of the checkpoint '{state['checkpoint']}'", advice)
+        for file, sha256 in state.get("belongs_to", {}).items():
+            if self._identity.get(file) != sha256:
+                raise UserError(
+                    f"{path} belongs to another {file} than {self.path / file}, which was changed or comes from another run: put "
+                    "the file back as it was."
+                )
+        if with_metrics and "metrics" in state:
+            self._require_metrics(state["metrics"], advice)
+        return read_tensors(path.with_name(Path(str(state["file"])).name), state["sha256"], manifest, advice), state
+
+    def _metrics_now(self) -> dict[str, Any]:
+        """Size and SHA-256 of the metrics so far, which are on the disk before a checkpoint speaks of them."""
+        path = self.path / "metrics.csv"
+        if not path.exists():
+            return {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+            content = file.read()
+        return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    def _require_metrics(self, kept: dict[str, Any], advice: str) -> None:
+        path = self.path / "metrics.csv"
+        content = path.read_bytes()[: kept["bytes"]] if path.exists() else b""
+        if hashlib.sha256(content).hexdigest() != kept["sha256"]:
+            raise DamagedError(f"{path} is damaged or cut short: its SHA-256 is not that of the checkpoint", advice)
 
     def _instead(self, name: str) -> str:
         """What is left to a user whose checkpoint `name` is lost."""
@@ -244,7 +286,7 @@ class Run:
 
     def save_model(self, tensors: Tensors, card: dict[str, Any]) -> None:
         """Write the deployed network by itself."""
-        sha256 = _write_tensors(self.path / "model.safetensors", tensors)
+        sha256 = write_tensors(self.path / "model.safetensors", tensors)
         self.write_json("model.json", {"sha256": sha256, **card})
 
     def load_model(self) -> tuple[StoredTensors, dict[str, Any]]:
@@ -257,7 +299,7 @@ class Run:
             raise UserError(f"{self.path} has no deployed network: finish its training, --out {self.path} --resume.")
         keys = ("sha256", "backbone", "in_channels", "image_size", "mean", "std")
         card, again = self.read_json("model.json", *keys), "Put the file back from a copy, or start a new run."
-        return _read_tensors(self.path / "model.safetensors", card["sha256"], "model.json", again), card
+        return read_tensors(self.path / "model.safetensors", card["sha256"], "model.json", again), card
 
     def save_evaluation(self, content: dict[str, Any], attachments: dict[str, bytes] | None = None) -> Path:
         """Keep an evaluation under the next free number, and beside it `attachments` as evaluation-NNN-NAME."""
@@ -274,19 +316,24 @@ class Run:
                 f"cannot keep the evaluation in {folder}: {error.strerror}. Nothing was changed."
             ) from error
         for name, data in (attachments or {}).items():
-            _write(folder / f"{path.stem}-{name}", data)
+            files.write(folder / f"{path.stem}-{name}", data)
         self.write_json(f"evaluations/{path.name}", content)
         return path
 
-    def keep_metrics_until(self, step: int) -> None:
-        """Drop the rows after `step`, and half a row: a resumed run writes them again."""
+    def keep_metrics_until(self, state: dict[str, Any]) -> None:
+        """Drop what was written after a checkpoint of that state: a resumed run writes it again."""
         path = self.path / "metrics.csv"
         if not path.exists():
             return
-        header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
-        good = [row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) <= step]
-        if good != rows:
-            _write(path, "".join([header, *good]).encode())
+        content = path.read_bytes()
+        if "metrics" in state:
+            good = content[: state["metrics"]["bytes"]]
+        else:  # of a run of schema 1, which does not say how long they were
+            header, *rows = content.splitlines(keepends=True) or [b""]
+            step = state[self.config.unit]
+            good = b"".join([header, *(r for r in rows if r.endswith(b"\n") and int(r.partition(b",")[0]) <= step)])
+        if good != content:
+            files.write(path, good)
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a row to metrics.csv. The first row fixes the columns."""
@@ -297,40 +344,11 @@ class Run:
         elif not self._columns:
             with path.open(newline="", encoding="utf-8") as file:
                 self._columns = next(csv.reader(file))
-        with _append(path) as file:
+        with files.append(path) as file:
             writer = csv.DictWriter(file, self._columns, lineterminator="\n")
             if new:
                 writer.writeheader()
             writer.writerow(row)
-
-
-def _read_tensors(path: Path, sha256: str, manifest: str, advice: str) -> StoredTensors:
-    """The tensors of a safetensors file that must be the one its manifest names."""
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}. {advice}") from error
-    if found != sha256:
-        raise UserError(f"{path} is damaged or cut short: its SHA-256 is not the one in {manifest}. {advice}")
-    try:
-        return StoredTensors(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a valid safetensors file ({error}). {advice}") from error
-
-
-def _write_tensors(path: Path, tensors: Tensors) -> str:
-    """Write a safetensors file, straight from the tensors' memory (the library makes copies), and give its SHA-256."""
-    ready = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    header, end = {}, 0
-    for key in sorted(ready, key=lambda key: -ready[key].itemsize):  # so that all of them are aligned
-        value, start = ready[key], end
-        end += value.nbytes
-        header[key] = {"dtype": _DTYPES[value.dtype], "shape": list(value.shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    parts = [ready[key].view(-1).view(torch.uint8).numpy().data for key in header]
-    return _write(path, len(text).to_bytes(8, "little"), text, *parts)
 
 
 def environment() -> dict[str, Any]:
@@ -357,30 +375,3 @@ def default_path(config: Config, root: Path = Path("runs")) -> Path:
     stem = f"{data}-{config.method}-{kind}-seed{config.seed}"
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10**6))
     return next(root / name for name in names if not (root / name).exists())
-
-
-@contextlib.contextmanager
-def _append(path: Path) -> Iterator[TextIO]:
-    """A text file, open for appending."""
-    try:
-        with path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            yield file
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}. The last checkpoint is intact.") from error
-
-
-def _write(path: Path, *parts: bytes | memoryview) -> str:
-    """Write through a temporary file, so that no reader ever sees half of it; the SHA-256 of what was written."""
-    temporary, digest = path.with_name(path.name + ".partial"), hashlib.sha256()
-    try:
-        with temporary.open("wb") as file:
-            for part in parts:
-                file.write(part)
-                digest.update(part)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}. What was saved before is intact.") from error
-    return digest.hexdigest()
