@@ -94,7 +94,7 @@ class ImageStore:
         self.class_names, self.ids = tuple(class_names), tuple(ids)
         self.split, self.source, self.resize = split, source, resize
         self._fingerprint = fingerprint
-        self._gathered = torch.empty(0)
+        self._gathered = torch.empty(0, *self.images.shape[1:], dtype=torch.uint8)
 
     def __len__(self) -> int:
         return len(self.images)
