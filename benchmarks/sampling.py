@@ -157,7 +157,7 @@ def main() -> None:
 
 def compared(store: ImageStore, images: bool, rounds: int) -> list[list[object]]:
     """Two rows of the table: with Python's garbage collector, and without."""
-    counts = {"easyfsl": 50, "learn2learn": 50, "fused": 50, "ours": 1024}
+    counts = {"easyfsl": 50, "learn2learn": 200, "fused": 50, "ours": 1024}
     contestants = {
         "easyfsl": easyfsl(store, counts["easyfsl"], images),
         "learn2learn": learn2learn(store, counts["learn2learn"], images),

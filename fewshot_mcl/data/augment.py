@@ -27,13 +27,11 @@ def shift(images: Tensor, generator: torch.Generator, *, most: int, flip: bool) 
         (B, C, H, W) of the same type.
     """
     batch = len(images)
-    top, left = torch.randint(2 * most + 1, (2, batch, 1), generator=generator)[..., 0]
-    mirrored = torch.zeros(batch, dtype=torch.bool)
-    if flip:
-        mirrored = torch.rand(batch, 1, generator=generator)[:, 0] < 0.5
+    start = torch.randint(2 * most + 1, (2, batch, 1), generator=generator)[..., 0]
+    chance = torch.rand(batch, 1, generator=generator)[:, 0] if flip else torch.ones(batch)
     padded = torch.nn.functional.pad(images, (most,) * 4)
     form = windows if images.device.type == "cpu" else pixels
-    return form(padded, top, left, mirrored, 2 * most)
+    return form(padded, start[0], start[1], chance < 0.5, 2 * most)
 
 
 def windows(padded: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, smaller: int) -> Tensor:

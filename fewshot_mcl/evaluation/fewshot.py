@@ -26,19 +26,19 @@ class Normaliser:
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         self._channels = torch.stack([1 / (255 * std), mean / std])
-        self._rows = self._channels[:, :0]  # (2, W * C)
+        self._scale, self._offset = self._channels  # (W * C,) once the width is known
         self._result = std.new_empty(0, 0, 0, 0)
 
     def __call__(self, images: Tensor) -> Tensor:
         if len(images) > len(self._result) or images.shape[1:] != self._result.shape[1:]:
             self._result = torch.empty(
-                images.shape, dtype=self._rows.dtype, device=images.device, memory_format=torch.channels_last
+                images.shape, dtype=self._scale.dtype, device=images.device, memory_format=torch.channels_last
             )
             # Over whole rows of pixels: an operand of one number a channel makes loops of C steps.
-            self._rows = self._channels.repeat(1, images.shape[3])
-        result, (scale, offset) = self._result[: len(images)], self._rows
+            self._scale, self._offset = self._channels.repeat(1, images.shape[3])
+        result = self._result[: len(images)]
         copy_channels(result, images)
-        result.permute(0, 2, 3, 1).view(-1, len(scale)).mul_(scale).sub_(offset)
+        result.permute(0, 2, 3, 1).view(-1, len(self._scale)).mul_(self._scale).sub_(self._offset)
         return result
 
 
