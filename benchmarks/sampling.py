@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+from itertools import count
 
 import harness
 import learn2learn as l2l
@@ -18,9 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fewshot_mcl.data import EpisodeSampler, ImageStore
+from fewshot_mcl.data.store import allocate_images
 
 WAY, SHOT, QUERY, PER_CLASS, SIZE = 5, 5, 15, 600, 84
-BLOCK = 256  # episodes that ours draws at a time
+BLOCK = 256  # episodes of which an evaluation's indices are drawn at a time
+LONG = 4000
 
 
 class Images(Dataset[tuple[Tensor, int]]):
@@ -81,28 +85,36 @@ def learn2learn(store: ImageStore, tasks: int, images: bool, fused: bool = False
     return draw
 
 
-def ours(store: ImageStore, tasks: int, images: bool) -> harness.Work:
-    sampler = EpisodeSampler(store.labels, way=WAY, shot=SHOT, query=QUERY)
-    start = 0
+def drawing(store: ImageStore, tasks: int) -> harness.Work:
+    """Indices in blocks, as an evaluation draws them."""
+    sampler, starts = EpisodeSampler(store.labels, way=WAY, shot=SHOT, query=QUERY), count(0, BLOCK)
+    return lambda: [sampler.sample(BLOCK, start=next(starts)) for _ in range(tasks // BLOCK)]
+
+
+def gathering(store: ImageStore, tasks: int) -> harness.Work:
+    """Episode after episode, by the calls of a training step."""
+    sampler, numbers = EpisodeSampler(store.labels, way=WAY, shot=SHOT, query=QUERY), count()
 
     def draw() -> None:
-        nonlocal start
-        start += tasks
-        for first in range(start, start + tasks, BLOCK):
-            episodes = sampler.sample(min(BLOCK, start + tasks - first), start=first)
-            rows = torch.cat([episodes.support, episodes.query], 2).flatten(1)
-            for each in rows if images else ():
-                store.gather(each)
+        for _ in range(tasks):
+            episode = sampler.episode(next(numbers))
+            store.gather(torch.cat([episode.support[0].flatten(), episode.query[0].flatten()]))
 
     return draw
 
 
 def copying(store: ImageStore, tasks: int) -> harness.Work:
-    """The limit: as many bytes, in one piece, into a kept buffer."""
-    count = WAY * (SHOT + QUERY)
-    kept = torch.empty_like(store.images[:count])
-    starts = [random.Random(0).randrange(len(store) - count) for _ in range(tasks)]
-    return lambda: [kept.copy_(store.images[s : s + count]) for s in starts]
+    """The limit: as many bytes, in one piece from anywhere in the store, into a kept buffer."""
+    images = WAY * (SHOT + QUERY)
+    kept, places = torch.empty_like(store.images[:images]), random.Random(0)
+    starts = [places.randrange(len(store) - images) for _ in range(tasks)]
+    return lambda: [kept.copy_(store.images[s : s + images]) for s in starts]
+
+
+def long_copying(store: ImageStore) -> harness.Work:
+    """The same, of LONG images at a time: of what a cache cannot hold."""
+    kept = torch.empty_like(store.images[:LONG])
+    return lambda: kept.copy_(store.images[:LONG])
 
 
 def check(images: Tensor, labels: Tensor) -> None:
@@ -116,9 +128,11 @@ def main() -> None:
     rows = []
     for classes in chosen.classes:
         labels = torch.arange(classes).repeat_interleave(PER_CLASS)
-        pixels = torch.randint(256, (len(labels), 3, SIZE, SIZE), dtype=torch.uint8)
+        pixels = allocate_images((len(labels), 3, SIZE, SIZE))  # as every source does
+        torch.from_numpy(pixels).random_()
         store = ImageStore(pixels, labels, [str(c) for c in range(classes)])
-        rows += [compared(store, images, chosen.rounds) for images in (False, True)]
+        for images in (False, True):
+            rows += compared(store, images, chosen.rounds)
     columns = [
         "",
         "easyfsl / ours",
@@ -126,34 +140,47 @@ def main() -> None:
         "learn2learn, fused / ours",
         "ours, episodes/s",
         "share of copying",
+        f"share of copying {LONG:,} images at once",
     ]
     parts = [
-        f"{WAY}-way {SHOT}-shot, {QUERY} queries, {PER_CLASS} images a class, {SIZE}x{SIZE}, in memory. Ours "
-        f"draws {BLOCK} episodes at a time and gathers one at a time. easyfsl 1.5.0 does not start on torch 2.15 "
-        "(its sampler calls torch's Sampler.__init__ with an argument that is gone): that call is mended here. "
-        "learn2learn's ordinary transforms are NWays and KShots; images come by LoadData.",
+        f"{WAY}-way {SHOT}-shot, {QUERY} queries, {PER_CLASS} images a class, {SIZE}x{SIZE}, in memory. Indices: ours draws "
+        f"{BLOCK} episodes at a time, as an evaluation does. Images: ours asks for one episode after another, as training "
+        "does. Copying is that of as many images that lie together, from anywhere in the store, into a kept buffer. easyfsl "
+        "1.5.0 does not start on torch 2.15 (its sampler calls torch's Sampler.__init__ with an argument that is gone): that "
+        "call is mended here. learn2learn's ordinary transforms are NWays and KShots; images come by LoadData. They make an "
+        "object for every image of the chosen classes, which sets off Python's garbage collector: in the rows without it, "
+        "it is off in everyone's turns.",
         harness.table(columns, rows),
     ]
     harness.report("Drawing episodes", parts, chosen.out, packages=["easyfsl", "learn2learn"])
 
 
-def compared(store: ImageStore, images: bool, rounds: int) -> list[object]:
-    """A row of the table."""
-    counts = {"easyfsl": 50, "learn2learn": 5, "fused": 50, "ours": 1024}
+def compared(store: ImageStore, images: bool, rounds: int) -> list[list[object]]:
+    """Two rows of the table: with Python's garbage collector, and without."""
+    counts = {"easyfsl": 50, "learn2learn": 200, "fused": 50, "ours": 1024}
     contestants = {
         "easyfsl": easyfsl(store, counts["easyfsl"], images),
         "learn2learn": learn2learn(store, counts["learn2learn"], images),
         "fused": learn2learn(store, counts["fused"], images, fused=True),
-        "ours": ours(store, counts["ours"], images),
+        "ours": (gathering if images else drawing)(store, counts["ours"]),
     }
     if images:
-        counts["copy"] = 1024
-        contestants["copy"] = copying(store, counts["copy"])
-    times = harness.take_turns(contestants, rounds)
-    each = harness.Times({n: [s / counts[n] for s in seconds] for n, seconds in times.seconds.items()})
-    name = f"{'images' if images else 'indices'}, {store.num_classes} classes"
-    ratios = [each.ratio(peer, "ours") for peer in ("easyfsl", "learn2learn", "fused")]
-    return [name, *ratios, 1 / each.median("ours"), each.ratio("copy", "ours") if images else ""]
+        counts |= {"copy": 1024, "long": LONG // (WAY * (SHOT + QUERY))}
+        contestants |= {"copy": copying(store, counts["copy"]), "long": long_copying(store)}
+    rows = []
+    for collected in (True, False):
+        if not collected:
+            gc.disable()
+        times = harness.take_turns(contestants, rounds)
+        gc.enable()
+        each = harness.Times({n: [s / counts[n] for s in seconds] for n, seconds in times.seconds.items()})
+        name = (
+            f"{'images' if images else 'indices'}, {store.num_classes} classes{'' if collected else ', no collector'}"
+        )
+        ratios = [each.ratio(peer, "ours") for peer in ("easyfsl", "learn2learn", "fused")]
+        shares = [each.ratio(limit, "ours") if images else "" for limit in ("copy", "long")]
+        rows.append([name, *ratios, 1 / each.median("ours"), *shares])
+    return rows
 
 
 if __name__ == "__main__":

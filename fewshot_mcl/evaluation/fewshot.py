@@ -8,26 +8,43 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_mcl.data.episodes import Episodes
-from fewshot_mcl.data.store import ImageStore
+from fewshot_mcl.data.store import ImageStore, copy_channels
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks import PeerOutputs
 from fewshot_mcl.networks.folding import batch_for, folded
 from fewshot_mcl.objectives import functional as F
 
 
+class Normaliser:
+    """Images (B, C, H, W) from 0 to 255 -> (x / 255 - mean) / std of each channel, in channels-last layout.
+
+    The result lies in a buffer that the next call writes over: a newly allocated one may cost more than the arithmetic.
+
+    Args:
+        mean, std: (C,), on the device of the images; the result is of their type.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        self._channels = torch.stack([1 / (255 * std), mean / std])
+        self._scale, self._offset = self._channels  # (W * C,) once the width is known
+        self._result = std.new_empty(0, 0, 0, 0)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if len(images) > len(self._result) or images.shape[1:] != self._result.shape[1:]:
+            self._result = torch.empty(
+                images.shape, dtype=self._scale.dtype, device=images.device, memory_format=torch.channels_last
+            )
+            # Over whole rows of pixels: an operand of one number a channel makes loops of C steps.
+            self._scale, self._offset = self._channels.repeat(1, images.shape[3])
+        result = self._result[: len(images)]
+        copy_channels(result, images)
+        result.permute(0, 2, 3, 1).view(-1, len(self._scale)).mul_(self._scale).sub_(self._offset)
+        return result
+
+
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Images (B, C, H, W) from 0 to 255 -> (x / 255 - mean) / std of each channel, in channels-last layout."""
-    result = torch.empty(images.shape, dtype=std.dtype, device=images.device, memory_format=torch.channels_last)
-    if images.is_contiguous(memory_format=torch.channels_last):
-        result.copy_(images)
-    else:  # channel by channel, which takes a third of torch's own change of layout
-        for ours, theirs in zip(result.unbind(1), images.unbind(1)):
-            ours.copy_(theirs)
-    # Over whole rows of pixels: an operand of one number a channel makes loops of C steps.
-    width = images.shape[3]
-    rows = result.permute(0, 2, 3, 1).view(-1, width * len(std))
-    rows.mul_((1 / (255 * std)).repeat(width)).sub_((mean / std).repeat(width))
-    return result
+    """`Normaliser`, once: the result is the caller's own."""
+    return Normaliser(mean, std)(images)
 
 
 def channel_statistics(store: ImageStore, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:

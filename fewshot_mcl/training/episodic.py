@@ -16,7 +16,7 @@ from fewshot_mcl.config import FewShotConfig
 from fewshot_mcl.data.episodes import Episodes, EpisodeSampler
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import UserError
-from fewshot_mcl.evaluation.fewshot import channel_statistics, embed, evaluate_peers, normalise
+from fewshot_mcl.evaluation.fewshot import Normaliser, channel_statistics, embed, evaluate_peers
 from fewshot_mcl.evaluation.restore import build_objective, build_peers, load_teacher
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks import PeerOutputs
@@ -66,6 +66,7 @@ class EpisodicTask:
         self.images_per_step, self.epoch_steps = images, config.epoch
         self.plan = Plan(config.episodes, config.log_every, config.val_every, config.val_every)
         self._targets = torch.arange(config.way, device=device).repeat_interleave(config.query)
+        self._normalise = Normaliser(self.mean, self.std)
 
     def modules(self) -> nn.ModuleDict:
         """All that is saved and trained."""
@@ -116,7 +117,7 @@ class EpisodicTask:
 
     def step(self, number: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Episode `number`: the objective's terms with their "total", and each peer's query loss (for the record)."""
-        episode = self.sampler.sample(1, start=number)
+        episode = self.sampler.episode(number)
         support, query = episode.support[0].flatten(), episode.query[0].flatten()
         indices = torch.cat([support, query])
         out = self._forward(indices, len(support))
@@ -128,7 +129,7 @@ class EpisodicTask:
         return terms, {f"peer{m}": loss for m, loss in enumerate(losses)}
 
     def _forward(self, indices: Tensor, support: int) -> PeerOutputs:
-        images = normalise(self.train.gather(indices).to(self.device), self.mean, self.std)
+        images = self._normalise(self.train.gather(indices).to(self.device))
         parts = [images] if self.config.joint_forward else [images[:support], images[support:]]
         outs = [forward_in(self.peers, part, self.config.precision, self.config.layout) for part in parts]
         logits, stems = ([x for x in each if x is not None] for each in zip(*((out.logits, out.stem) for out in outs)))

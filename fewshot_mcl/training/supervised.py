@@ -16,7 +16,7 @@ from fewshot_mcl.data.labelled import hold_out
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.evaluation.classification import Images, classify_images
-from fewshot_mcl.evaluation.fewshot import channel_statistics, normalise
+from fewshot_mcl.evaluation.fewshot import Normaliser, channel_statistics, normalise
 from fewshot_mcl.evaluation.restore import build_objective, build_peers, load_teacher
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks.peers import forward_in
@@ -86,6 +86,7 @@ class SupervisedTask:
         )  # fmt: skip
         self._order = (-1, self.rows)  # of an epoch
         self._images = torch.empty(0)  # of the step, augmented, for a teacher to look at
+        self._normalise = Normaliser(self.mean, self.std)
 
     def _validation_images(self, val: ImageStore | None, held_out: Tensor) -> Images | None:
         store, rows = (val, torch.arange(len(val))) if val else (self.train, held_out)
@@ -151,7 +152,7 @@ class SupervisedTask:
         chosen = self._batch(epoch, batch)
         generator = draws.generator(self.config.seed, "augment", number)
         self._images = self._augmented(self.train.gather(self.rows[chosen]).to(self.device), generator)
-        images = normalise(self._images, self.mean, self.std)
+        images = self._normalise(self._images)
         out = forward_in(self.peers, images, self.config.precision, self.config.layout)
         chosen = chosen.to(self.device)
         terms = self.objective(out, self.labels[chosen], indices=chosen, epoch=epoch)

@@ -91,12 +91,31 @@ def test_zeros_come_in_and_nothing_comes_in_twice() -> None:
     assert set(kept) == {a * b for a in range(3, 7) for b in range(3, 7)}
 
 
-@given(seed=st.integers(0, 10**6), most=st.integers(0, 4), batch=st.integers(1, 9))
-def test_windows_cut_out_are_the_pixels_gathered_one_by_one(seed: int, most: int, batch: int) -> None:
-    images, generator = pictures(batch, 8 + 2 * most, 6 + 2 * most), seeded(seed)
-    top, left = torch.randint(2 * most + 1, (2, batch), generator=generator)
-    mirrored = torch.rand(batch, generator=generator) < 0.5
-    assert torch.equal(*(form(images, top, left, mirrored, 2 * most) for form in (windows, pixels)))
+@given(st.integers(0, 5), sides, sides, st.integers(1, 4), st.integers(0, 4), st.data())
+@settings(max_examples=60, deadline=None)
+def test_both_forms_of_the_shift_are_the_explicit_slice(
+    batch: int, height: int, width: int, channels: int, most: int, data: st.DataObject
+) -> None:
+    """That for the CPU, in every layout, and that for every device."""
+    whole = pictures(batch, height + 2 * most, width + 2 * most, channels)
+    places = st.lists(st.integers(0, 2 * most), min_size=batch, max_size=batch)
+    top, left = data.draw(places), data.draw(places)
+    mirrored = data.draw(st.lists(st.booleans(), min_size=batch, max_size=batch))
+    expected = torch.empty_like(whole[:, :, :height, :width])
+    for i, (image, y, x, turn) in enumerate(zip(whole, top, left, mirrored)):
+        part = image[:, y : y + height, x : x + width]
+        expected[i] = part.flip(2) if turn else part
+    drawn = torch.tensor(top).long(), torch.tensor(left).long(), torch.tensor(mirrored).bool()
+    last, scattered = whole.contiguous(memory_format=torch.channels_last), whole.mT.contiguous().mT
+    for form, source in [(windows, whole), (windows, last), (windows, scattered), (pixels, whole)]:
+        assert torch.equal(form(source, *drawn, 2 * most), expected)
+
+
+def test_the_shifts_behind_a_seed_are_frozen() -> None:
+    """A run that is resumed by another version sees the same images."""
+    images = torch.arange(1, 26, dtype=torch.uint8).view(1, 1, 5, 5).repeat(4, 1, 1, 1)
+    moved = shift(images, seeded(7), most=2, flip=True)
+    assert moved[:, 0, 2].tolist() == [[0, 5, 4, 3, 2], [11, 12, 13, 14, 15], [6, 7, 8, 9, 10], [8, 9, 10, 0, 0]]
 
 
 def test_shifts_of_none_without_flip_change_nothing() -> None:

@@ -67,6 +67,19 @@ def test_the_stream_is_frozen() -> None:
     assert by_redraw.classes.tolist() == [[0, 7, 3], [8, 2, 7]]
     assert by_redraw.support.flatten().tolist() == [6, 145, 70, 179, 48, 143]
     assert by_sorting.support[0, 0].tolist() == [8, 6, 7, 5, 17]
+    sizes = torch.arange(200, 260)  # whole batches, with rows that are drawn again and again
+    many = EpisodeSampler(torch.arange(60).repeat_interleave(sizes), way=5, shot=5, query=15, seed=3)
+    assert many.sample(700, start=11).digest == "86f51b7f0f6d3236799030af6970981c26fb6235844315bbc8fca60e3493dff6"
+
+
+@given(st.lists(st.integers(0, 300), max_size=8))
+@settings(max_examples=20, deadline=None)
+def test_one_episode_is_a_sample_of_one(numbers: list[int]) -> None:
+    sampler = EpisodeSampler(torch.arange(5).repeat_interleave(9), way=3, shot=1, query=2, seed=4)
+    for number in numbers:
+        one = sampler.episode(number)
+        assert len(one) == 1
+        assert one.digest == sampler.sample(1, start=number).digest
 
 
 @pytest.mark.parametrize(("size", "count"), [(60, 3), (7, 3)])  # by redrawing repeats, and by sorting keys

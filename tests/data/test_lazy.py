@@ -32,6 +32,7 @@ def test_always_gives_the_pixels_of_once(source, color):
     assert torch.equal(always.labels, once.labels)
     for rows in (slice(None), slice(2, 5), slice(5, 99), slice(3, 3), torch.tensor([6, 0, 0, -1]), torch.tensor([2])):
         assert torch.equal(always.images[rows], once.images[rows])
+    assert torch.equal(always.gather(torch.tensor([6, 0, 0])), once.gather(torch.tensor([6, 0, 0])))
 
 
 def test_nothing_is_decoded_before_it_is_asked_for(source, monkeypatch):
