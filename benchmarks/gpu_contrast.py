@@ -137,7 +137,7 @@ def rows_of(bench: Bench, case: Case, count: int, forms: dict[str, str], name: s
     def prepare(method: str) -> tuple[harness.Work, float, float]:
         loss: Loss = getattr(losses, method)
 
-        def step() -> float:
+        def step() -> Tensor:
             value = loss(embeddings, contrast.banks)
             torch.autograd.grad(value, embeddings)
             return value.detach()
