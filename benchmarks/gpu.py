@@ -35,7 +35,7 @@ def heading(bench: Bench) -> str:
     if bench.cuda:
         found = torch.cuda.get_device_properties(0)
         device = f"{found.name}, {found.total_memory / 2**30:.0f} GiB, {found.multi_processor_count} multiprocessors"
-        driver = f", cuDNN {torch.backends.cudnn.version()}, driver for CUDA {_driver()}"
+        driver = f", cuDNN {torch.backends.cudnn.version()}, driver for CUDA {bench.attempt(_driver)}"
     return (
         f"Device: {bench.device} ({device}); torch {torch.__version__}, built for CUDA {torch.version.cuda}{driver}. By default "
         f"torch has TF32 {_on(DEFAULTS[0])} for products and {_on(DEFAULTS[1])} for convolutions; here both are off in "
@@ -112,7 +112,7 @@ def main() -> None:
     start = time.monotonic()
     bench = Bench(device, chosen.small, chosen.rounds, chosen.compile_seconds, start + chosen.seconds)
     torch.backends.cudnn.benchmark = True
-    head = bench.attempt(lambda: heading(bench))
+    head = heading(bench)
     # What may leave a GPU in a bad state, or take all the time, comes last.
     contrast = guarded(lambda: contrast_part(bench.slice(SECONDS["contrast"])), "2. The contrastive loss")
     evaluation = guarded(lambda: evaluation_part(bench.slice(SECONDS["evaluation"])), "3. Evaluation")

@@ -26,14 +26,14 @@ class Setting:
 
     def __init__(self, bench: Bench) -> None:
         self.side, each = (32, 20) if bench.small else (84, 600)
-        generator = draws.generator(0, "photographs")
+        generator = torch.Generator(bench.device).manual_seed(0)
         labels = torch.arange(CLASSES).repeat_interleave(each)
-        patterns = torch.rand(CLASSES, 3, 6, 6, generator=generator)
+        patterns = torch.rand(CLASSES, 3, 6, 6, generator=generator, device=bench.device)
         patterns = nn.functional.interpolate(patterns, self.side, mode="bilinear") * 24 + 116
         images = torch.empty(len(labels), 3, self.side, self.side, dtype=torch.uint8)
         for rows in torch.arange(len(labels)).split(500):
-            noise = torch.randn(len(rows), *images.shape[1:], generator=generator) * 90
-            images[rows] = (patterns[labels[rows]] + noise).clamp(0, 255).to(torch.uint8)
+            noise = torch.randn(len(rows), *images.shape[1:], generator=generator, device=bench.device) * 90
+            images[rows] = (patterns[labels[rows].to(bench.device)] + noise).clamp(0, 255).to("cpu", torch.uint8)
         self.store = ImageStore(images, labels, [str(c) for c in range(CLASSES)])
         self.mean, self.std = (torch.full((3,), value, device=bench.device) for value in (0.5, 0.25))
         with draws.seeded(0, "network"):
