@@ -15,7 +15,6 @@ from collections.abc import Iterator
 import harness
 import numpy as np
 import torch
-from imagenet_banks import imagenet_part
 from torch import Tensor
 from torch.nn import functional as nnf
 
@@ -218,6 +217,8 @@ def gradient(case: Case, contrast: MultiViewContrast, start: MultiViewContrast |
 
 
 def main() -> None:
+    from imagenet_banks import imagenet_part  # here: gpu.py imports this module where runs' packages may be missing
+
     given = harness.arguments(
         str(__doc__).splitlines()[0], counts=[256, 4096, 16384], rows=50_000, batch=64, draws=100, imagenet=False
     )

@@ -29,6 +29,8 @@ from typing import Any
 
 import torch
 
+import fewshot_mcl
+
 torch.set_num_threads(1)
 Work = Callable[[], Any]
 OURS = {"THP_MEM_ALLOC_ENABLE": "1"}  # what the command line sets before torch is imported: large tensors in huge pages
@@ -153,8 +155,8 @@ def report(title: str, parts: Iterable[str], out: Path | None, packages: Iterabl
 
 def machine(packages: Iterable[str] = ()) -> str:
     """Command, versions and processor, in a paragraph."""
-    names = ["fewshot-mcl", "torch", "numpy", *packages]
-    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    installed = ", ".join(f"{name} {version(name)}" for name in ["torch", "numpy", *packages])
+    versions = f"fewshot-mcl {fewshot_mcl.__version__}, {installed}"  # a checkout need not be installed
     command = " ".join(["python", *sys.argv])
     return (
         f"`{command}` on {time.strftime('%d %b %Y')}: {_processor()}, {torch.get_num_threads()} thread, "

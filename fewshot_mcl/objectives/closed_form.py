@@ -142,6 +142,14 @@ def _sum_over_bank(scaled: Tensor, bank: Tensor) -> Tensor:
     return torch.stack(sums).sum(0).view(scaled.shape[:2])
 
 
+def _place(pairs: Tensor, b: int, values: Tensor) -> None:
+    """Write what all other peers have against the bank of b, (A, ...), into (M, M, ...).
+
+    By slices: a list of indices would be copied to the device, which waits for it and cannot be captured as a CUDA graph.
+    """
+    pairs[:b, b], pairs[b + 1 :, b] = values[:b], values[b:]
+
+
 class Contrast(torch.autograd.Function):
     """embeddings (M, B, D) -> losses (M, M) and normalisers (M, M); the gradient is worked out in the forward pass."""
 
@@ -156,13 +164,15 @@ class Contrast(torch.autograd.Function):
             others = [a for a in range(peers) if a != b]
             anchors = torch.stack([embeddings[a] for a in others], 1)
             rows = bank.index_select(0, setting.positives) if setting.positive == "bank" else embeddings[b]
-            fixed = setting.fixed[others, b] if setting.fixed is not None else None
+            fixed = torch.cat([setting.fixed[:b, b], setting.fixed[b + 1 :, b]]) if setting.fixed is not None else None
             pair = _Bank(anchors, bank, rows, setting, space, fixed)
             into = torch.zeros_like(anchors) if gradients is not None else None
-            losses[others, b], slope = pair.losses(into)
-            slopes[others, b], normalisers[others, b] = slope.T, pair.z.mean(0)
+            loss, slope = pair.losses(into)
+            _place(losses, b, loss)
+            _place(slopes, b, slope.T)
+            _place(normalisers, b, pair.z.mean(0))
             if gradients is not None and into is not None:
-                gradients[others, b] = into.transpose(0, 1)
+                _place(gradients, b, into.transpose(0, 1))
         if setting.positive == "live-grad":
             ctx.slopes, ctx.embeddings = slopes, embeddings
         ctx.gradients, ctx.live = gradients, setting.positive == "live-grad"

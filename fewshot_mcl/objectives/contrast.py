@@ -166,16 +166,14 @@ class MultiViewContrast(nn.Module):
 
     @torch.no_grad()
     def _advance(self, embeddings: Tensor, indices: Tensor, normalisers: Tensor) -> None:
-        if int(self.step) == 0:
-            self.normalisers.copy_(normalisers)
+        # Nothing here waits for the device, so that a step can be captured as a CUDA graph.
+        self.normalisers.copy_(torch.where(self.step == 0, normalisers, self.normalisers))
         self.step += 1
         # Of an image that occurs twice the last occurrence counts; an indexed write would leave that to chance.
         ordered, position = torch.sort(indices, stable=True)
-        last = torch.ones_like(ordered, dtype=torch.bool)
-        last[:-1] = ordered[1:] != ordered[:-1]
-        rows, chosen = ordered[last], position[last]
-        moved = torch.lerp(embeddings[:, chosen].to(self.banks.dtype), self.banks[:, rows], self.momentum)
-        self.banks[:, rows] = nnf.normalize(moved, dim=-1, eps=1e-12)
+        last = position[torch.searchsorted(ordered, indices, right=True) - 1]
+        moved = torch.lerp(embeddings[:, last].to(self.banks.dtype), self.banks[:, indices], self.momentum)
+        self.banks[:, indices] = nnf.normalize(moved, dim=-1, eps=1e-12)
 
     def _candidates(self, indices: Tensor) -> Tensor | Candidates:
         own, count, dtype = self.labels[indices], self.num_negatives, self.banks.dtype
