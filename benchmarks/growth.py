@@ -48,7 +48,7 @@ class Curve:
         """Of the upper half of the range, the middle included; "-" where nothing was seen to be used."""
         half = min(len(values) // 2, len(values) - 2)
         x, y = np.log(self.sizes[half:]), np.array(values[half:], float)
-        return f"{np.polyfit(x, np.log(y), 1)[0]:.2f}" if (y > 0).all() else "-"
+        return f"{np.polyfit(x, np.log(y), 1)[0]:.2f}" if len(values) > 1 and (y > 0).all() else "-"
 
 
 def contrast_step(rows: int, negatives: int | str, peers: int = 4) -> Step:
