@@ -32,6 +32,7 @@ from fewshot_mcl.options import (
     Data,
     Deterministic,
     DryRun,
+    Group,
     Grouped,
     ImageSize,
     Method,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from fewshot_mcl.training.tune import Tuning
 
 app = typer.Typer(
+    cls=Group,
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -77,7 +79,10 @@ app = typer.Typer(
     help="Few-shot metric learning with peers that teach each other. Start with: fewshot-mcl train --episodes 600",
 )
 data_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Look at image data before training, or pack it for fast loading."
+    cls=Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Look at image data before training, or pack it for fast loading.",
 )
 app.add_typer(data_app, name="data")
 

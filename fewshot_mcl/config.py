@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from fewshot_mcl.data.sources import ImageOptions
 from fewshot_mcl.errors import UserError, unknown
-from fewshot_mcl.networks import BACKBONES
-from fewshot_mcl.objectives import METHODS, defaults_of, options_of
+from fewshot_mcl.keys import COMMANDS, check_names, unknown_key
+from fewshot_mcl.objectives import defaults_of, options_of
 from fewshot_mcl.resources import resource_dir
+
+if TYPE_CHECKING:
+    from fewshot_mcl.data.sources import ImageOptions
 
 NAMED_DATA = ("glyphs", "mini-imagenet", "cifar100", "fashion-mnist", "imagenet")
 RECIPE_OF = {  # the recipe of a run whose user names none, by task and data; "" is all other data
     "few-shot": {"": "default", "mini-imagenet": "paper"},
     "classify": {"": "classify", **dict.fromkeys(("cifar100", "fashion-mnist", "imagenet"), "paper-code")},
 }
-COMMANDS = {"few-shot": "train", "classify": "classify"}  # of the command line, by task
 FINITE = ConfigDict(allow_inf_nan=False)
 Values = dict[str, Any]
 
@@ -73,6 +74,8 @@ class Config(BaseModel):
 
     @property
     def image_options(self) -> ImageOptions:
+        from fewshot_mcl.data.sources import ImageOptions  # torch comes with it
+
         names = [name for name in ImageOptions.__dataclass_fields__ if hasattr(self, name)]
         return ImageOptions(**{name: getattr(self, name) for name in names})
 
@@ -230,13 +233,10 @@ def _conditions(lower: list[Values], file: Values, given: Values) -> tuple[list[
 
 
 def _check_names(values: Values, task: str) -> None:
-    for name, valid in (("method", METHODS), ("backbone", BACKBONES)):
-        if str(values[name]) not in valid and "/" not in str(values[name]):  # a library's model
-            raise unknown(name, str(values[name]), valid)
+    check_names(values)
     for name in values:
         if name not in TASKS[task].model_fields:
-            options = (f"objective.{option}" for option in options_of(values["method"]))
-            raise unknown("config key", name, [*TASKS[task].model_fields, *options])
+            raise unknown_key(name, task, str(values["method"]))
 
 
 def _objective(method: str, lower: Values, explicit: Values) -> Values:

@@ -7,15 +7,44 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
+from fewshot_mcl.keys import check_words
 from fewshot_mcl.networks import BACKBONES
 from fewshot_mcl.objectives import METHODS
-from fewshot_mcl.resources import resource_dir
+from fewshot_mcl.resources import existing_run, resource_dir
+
+
+def _unless_given(option: Any) -> Any:
+    """An option --help that is False, not None, where it is not given: None is converted to bool, by importing pydantic."""
+    if option is not None:
+        option.default = False
+    return option
+
+
+class Group(TyperGroup):
+    """Commands that are found, or not, without converting anything."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return _unless_given(super().get_help_option(ctx))
 
 
 class Grouped(TyperCommand):
-    """A command whose help has its options in their panels. (rich, which would draw them, takes longer than all the rest.)"""
+    """A command whose help has its options in their panels. (rich, which would draw them, takes longer than all the rest.)
+
+    What its words name is looked for before any of them is converted: that takes pydantic, and more time than all the rest.
+    """
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return _unless_given(super().get_help_option(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        if not words.get("help"):
+            check_words(self.name, words, RECIPE["method"])
+            if words.get("run"):
+                existing_run(Path(words["run"]))
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}

@@ -6,10 +6,20 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from fewshot_mcl.errors import UserError
+
 
 def program() -> str:
     """What to type to run this program as it was run: `uv run` does not put it on the path."""
     return "uv run fewshot-mcl" if "UV_RUN_RECURSION_DEPTH" in os.environ else "fewshot-mcl"
+
+
+def existing_run(path: Path) -> Path:
+    """`path`, where it is a run directory; otherwise a `UserError`."""
+    if (path / "config.toml").is_file():
+        return path
+    what = "is not a run directory (it has no config.toml)" if path.exists() else "does not exist"
+    raise UserError(f"{path} {what}. A run directory is what 'fewshot-mcl train' prints when it starts.")
 
 
 def resource_dir(kind: Literal["splits", "configs"]) -> Path:

@@ -147,6 +147,7 @@ def print_estimate(config: Config, estimate: Estimate) -> None:
         f"time    {_span(e.seconds)} of training ({parts}), then {_span(e.closing)} of validation",
         f"memory  {in_bytes(e.memory)} at the peak{gpu}",
         f"disk    up to {in_bytes(e.disk)} in the run directory",
+        *([] if e.contrast is None else [f"plan    of the contrast: {e.contrast}"]),
         "From some timed steps and a part of a validation on this machine as busy as it is, without tests; nothing was written.",
     )
 

@@ -38,6 +38,7 @@ from fewshot_mcl import __version__
 from fewshot_mcl.config import COMMANDS, Config, FewShotConfig, resolve
 from fewshot_mcl.data.sources import ImageOptions
 from fewshot_mcl.errors import DamagedError, UserError
+from fewshot_mcl.resources import existing_run
 from fewshot_mcl.runs import files
 from fewshot_mcl.runs.tensors import StoredTensors, Tensors, read_tensors, write_tensors
 
@@ -93,10 +94,7 @@ class Run:
         Raises:
             UserError: if there is none.
         """
-        if not (path / "config.toml").is_file():
-            what = "is not a run directory (it has no config.toml)" if path.exists() else "does not exist"
-            raise UserError(f"{path} {what}. A run directory is what 'fewshot-mcl train' prints when it starts.")
-        return cls(path)
+        return cls(existing_run(path))
 
     @cached_property
     def config(self) -> Config:

@@ -25,6 +25,7 @@ from fewshot_mcl.evaluation.classification import Ensembles, Images, classify_im
 from fewshot_mcl.evaluation.fewshot import embed, evaluate_peers
 from fewshot_mcl.evaluation.restore import pick_device
 from fewshot_mcl.networks.counting import count
+from fewshot_mcl.objectives.contrast_plan import ContrastPlan
 from fewshot_mcl.objectives.rkd import RkdD
 from fewshot_mcl.runs import Tensors
 from fewshot_mcl.training import budget
@@ -48,6 +49,7 @@ class Estimate:
         memory: bytes of the process at its peak.
         gpu_memory: bytes on the GPU at the peak; None without one.
         disk: bytes of the run directory at its largest.
+        contrast: how the method's contrast of a step is computed; None for a method without one.
     """
 
     parameters: int
@@ -59,6 +61,7 @@ class Estimate:
     memory: int
     gpu_memory: int | None
     disk: int
+    contrast: ContrastPlan | None
 
     @property
     def seconds(self) -> float:
@@ -115,6 +118,7 @@ def _measure(config: Config, out: Path | None) -> Estimate:
         memory=_peak_memory(),
         gpu_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         disk=budget.disk_bytes(task),
+        contrast=task.objective.plan(task.images_per_step),
     )
 
 

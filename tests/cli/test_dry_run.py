@@ -31,6 +31,26 @@ def test_time_memory_and_disk_are_said_and_nothing_is_written(arguments: list[st
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--set", "objective.negatives=all"],
+            r"plan    of the contrast: dense \(all [\d,]+ rows count\), .*: [\d.]+ MiB of working memory",
+        ),
+        (
+            ["--set", "objective.negatives=any", "--set", "objective.num_negatives=3"],
+            r"plan    of the contrast: gather \(K = 3 is less than",
+        ),
+        (["--method", "dml"], None),
+    ],
+)
+def test_the_plan_of_the_contrast_is_said_where_there_is_one(arguments: list[str], said: str | None, cli) -> None:
+    answer = cli("train", *SMALL, "--episodes", "3", *arguments, "--dry-run")
+    assert (answer.code, answer.err) == (0, "")
+    assert bool(re.search(said or "plan ", answer.out)) == (said is not None)
+
+
 @pytest.mark.parametrize("dry", [["--dry-run"], []])
 def test_what_cannot_fit_is_refused_with_what_would(dry: list[str], cli) -> None:
     answer = cli("train", *SMALL, "--set", "objective.embedding_dim=100000000", *dry)

@@ -13,8 +13,9 @@ import pytest
 import fewshot_mcl
 from fewshot_mcl import __version__
 from fewshot_mcl.config import TASKS, recipes
+from fewshot_mcl.keys import config_keys, option_names
 from fewshot_mcl.networks import BACKBONES
-from fewshot_mcl.objectives import METHODS
+from fewshot_mcl.objectives import METHODS, options_of
 from fewshot_mcl.options import CLASS_RECIPE, CLASS_RECIPES, RECIPE, RECIPES
 from fewshot_mcl.resources import program
 
@@ -35,13 +36,13 @@ def about(option: str, text: str) -> str:
     return next(part for part in parts if part.startswith(f"{option} "))
 
 
-def light(arguments: str) -> subprocess.CompletedProcess[str]:
-    """The answer of a process that must have imported nothing heavy."""
+def light(arguments: str, *also: str) -> subprocess.CompletedProcess[str]:
+    """The answer of a process that must have imported nothing heavy, nor `also`."""
     command = [sys.executable, "-X", "importtime", "-m", "fewshot_mcl", *arguments.split()]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     imported = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
     assert "fewshot_mcl.cli" in imported
-    assert imported.isdisjoint(HEAVY)
+    assert imported.isdisjoint({*HEAVY, *also})
     return answer
 
 
@@ -54,7 +55,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     "arguments", ["--help", "--version", "train --help", "classify --help", "evaluate --help", "data check --help"]
 )
 def test_help_and_version_import_no_torch(arguments: str) -> None:
-    answer = light(arguments)
+    answer = light(arguments, "pydantic")
     assert answer.returncode == 0
     assert answer.stdout
 
@@ -123,8 +124,48 @@ def test_public_names_are_found_in_the_package_itself() -> None:
         _ = fewshot_mcl.nonsense
 
 
-@pytest.mark.parametrize(
-    "arguments", ["train --bogus", "nonsense", "train --way x", "classify --epochs 1.5", "evaluate", "data check"]
-)
-def test_a_wrong_command_line_imports_nothing_heavy(arguments: str) -> None:
+@pytest.mark.parametrize("arguments", ["train --way x", "classify --epochs 1.5", "evaluate", "data check"])
+def test_a_wrong_value_imports_nothing_heavy(arguments: str) -> None:
     assert light(arguments).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("trian", "train"),
+        ("data chekc", "check"),
+        ("train --bogus", "--bogus"),
+        ("train --method mcl-okdd", "mcl-okd"),
+        ("reproduce table1 --set method=x --bogus", "--bogus"),
+        ("classify --backbone resnet33", "resnet32"),
+        ("train --set nope=1", "nope"),
+        ("train --set wya=3", "'way'"),
+        ("classify --method dml --set T=1", "objective.T"),
+        ("evaluate nowhere", "nowhere does not exist"),
+    ],
+)
+def test_a_wrong_name_needs_no_pydantic_either(arguments: str, named: str) -> None:
+    answer = light(arguments, "pydantic")
+    assert answer.returncode == 2
+    assert named in answer.stderr.splitlines()[-1]
+
+
+def test_help_is_given_whatever_is_wrong_beside_it(cli) -> None:
+    assert cli("train", "--method", "nonsense", "--help").out == cli("train", "--help").out
+
+
+def test_a_file_may_name_the_method_of_a_wrong_key(cli, tmp_path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('method = "baseline"\npeers = 1\n')
+    assert "Did you mean 'objective.T'" in cli("train", "--set", "T=1").err
+    assert "objective.T" not in cli("train", "--config", file, "--set", "T=1").err
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_keys_are_found_without_importing_them(task: str) -> None:
+    assert set(config_keys(task)) | {"objective"} == set(TASKS[task].model_fields)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_options_are_found_without_importing_them(method: str) -> None:
+    assert set(option_names(method)) == set(options_of(method))
