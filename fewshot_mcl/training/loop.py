@@ -133,8 +133,10 @@ class Trainer:
             save = validate or self.done % plan.save_every == 0
             if save or self.done % plan.log_every == 0:
                 self._log(validate)
+                self.seconds = before + time.monotonic() - start
             if save or self.stopping.signal:
                 self.save()
+                self.seconds = before + time.monotonic() - start
             if self.stopping.signal:
                 raise Interrupted("", self.stopping.code)
 
