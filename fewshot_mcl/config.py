@@ -67,6 +67,14 @@ class Config(BaseModel):
     out: str | None = None
     objective: Values = {}
 
+    @model_validator(mode="after")
+    def _stacked_is_float32(self) -> Config:
+        if self.form == "stacked" and self.precision == "bfloat16":
+            raise UserError(
+                "form = stacked computes in float32 only, torch's vmap knowing no autocast: use form=grouped or loop."
+            )
+        return self
+
     @property
     def has_classifier(self) -> bool:
         """Whether the peers have a classifier over all training classes."""

@@ -177,7 +177,7 @@ def _measure(config: Config, changes: Changes) -> Timing:
         with training_only():
             if not _loaded:
                 _loaded.update(load_stores(config, open_data(config)))
-            return _time(config.model_copy(update=changes), changes)
+            return _time(type(config)(**config.model_dump() | changes), changes)
     except Exception as error:  # whatever a compiler or a device does not like
         gc.collect()
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -68,6 +68,7 @@ from fewshot_mcl.training.episodic import EpisodicTask
         (["--set", "way.x=3"], ["way = ", "valid integer"]),
         (["--set", "way=3\nshot=1"], ["way = 3\\nshot=1", "valid integer"]),
         (["--set", "kl_source=aux", "--set", "aux_weight=0"], ["kl_source", "aux_weight=1"]),
+        (["--set", "form=stacked", "--set", "precision=bfloat16"], ["form = stacked", "form=grouped or loop"]),
         (["--set", "device=nonsense"], ["device 'nonsense'", "use cpu"]),
         (["--set", "device=meta"], ["device 'meta'", "use cpu"]),
         (["--set", "device=cuda:99"], ["device 'cuda:99'", "use cpu"]),

@@ -32,6 +32,7 @@ from fewshot_mcl.reproduce.cells import Cell, Choice, cells_of
 from fewshot_mcl.reproduce.paper import TABLES
 from fewshot_mcl.reproduce.report import Report
 from fewshot_mcl.reproduce.results import Found, is_papers_data
+from fewshot_mcl.runs.files import write_json
 from fewshot_mcl.training import estimate
 from fewshot_mcl.training.supervised import SupervisedTask
 
@@ -448,7 +449,7 @@ def test_few_shot_figures_and_differences_are_paired_by_episode(reproduce_4, out
                 right.setdefault((rows[row], f"{shot}-shot"), []).append(np.array(result["accuracies"]))
             elif result["network"] == "ensemble":
                 right.setdefault((f"{rows[row]}, ensemble", f"{shot}-shot"), []).append(np.array(result["accuracies"]))
-        path.write_text(json.dumps(content))
+        write_json(path, content)
     answer = reproduce_4("--out", out_4)
     good(answer, "12 runs, 12 of them done already")
     page = (out_4 / "table4.md").read_text(encoding="utf-8")
@@ -515,7 +516,7 @@ def test_evaluations_of_other_things_are_not_taken(other: dict[str, Any], reprod
         content[name] = value
     else:
         results = [each | other for each in results]
-    (folder / "evaluation-002.json").write_text(json.dumps(content | {"results": results}))
+    write_json(folder / "evaluation-002.json", content | {"results": results})
     good(reproduce_4("--out", out_4))
     assert (out_4 / "table4.md").read_text(encoding="utf-8") == page
     assert len(list(folder.iterdir())) == 2
