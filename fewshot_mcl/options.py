@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from fewshot_mcl.errors import UserError
 from fewshot_mcl.keys import check_words
 from fewshot_mcl.networks import BACKBONES
 from fewshot_mcl.objectives import METHODS
@@ -41,10 +42,24 @@ class Grouped(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         words, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         if not words.get("help"):
+            self._require_numbers(words)
             check_words(self.name, words, RECIPE["method"])
             if words.get("run"):
                 existing_run(Path(words["run"]))
         return super().parse_args(ctx, args)
+
+    def _require_numbers(self, words: dict[str, Any]) -> None:
+        for parameter in self.params:
+            kind = getattr(getattr(parameter, "type_descriptor", None), "annotation", None)  # which old versions lack
+            kind = next(iter(get_args(kind)), kind)
+            given = words.get(parameter.name or "")
+            for text in given if isinstance(given, list) else [given]:
+                if kind in (int, float) and text is not None:
+                    try:
+                        kind(text)
+                    except ValueError as error:
+                        what = "a whole number" if kind is int else "a number"
+                        raise UserError(f"{parameter.opts[-1]} {text}: {what} is needed here.") from error
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}
