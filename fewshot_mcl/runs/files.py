@@ -82,7 +82,8 @@ def read(path: Path) -> bytes:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file with the SHA-256 of itself (counted with 64 zeros in that place)."""
-    text = json.dumps({"schema": SCHEMA, "check": BLANK} | content | {"schema": SCHEMA}, indent=1) + "\n"
+    own = {"schema": SCHEMA, "check": BLANK}
+    text = json.dumps(own | content | own, indent=1) + "\n"
     write(path, text.replace(BLANK, hashlib.sha256(text.encode()).hexdigest(), 1).encode())
 
 
