@@ -28,6 +28,10 @@ class DamagedError(PartedError):
     """A file is missing, or not as it was written."""
 
 
+class WriteError(PartedError):
+    """A file cannot be written: no room, no right to, a broken disk."""
+
+
 class NotANumberError(PartedError):
     """A value of training is infinite or not a number."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fewshot_mcl.runs.run import Run, default_path
+from fewshot_mcl.runs.run import Run
 from fewshot_mcl.runs.tensors import StoredTensors, Tensors
 
-__all__ = ["Run", "StoredTensors", "Tensors", "default_path"]
+__all__ = ["Run", "StoredTensors", "Tensors"]

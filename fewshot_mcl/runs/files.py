@@ -10,33 +10,47 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from fewshot_mcl.errors import DamagedError, UserError
+from fewshot_mcl.errors import DamagedError, UserError, WriteError
 
 SCHEMA = 2  # of every JSON file of a run; files of schema 1 have no check
 MOST_BYTES = 1 << 26  # of a JSON or TOML file: a run with a million class names stays below
 BLANK = "0" * 64
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Errors of the system in here are about writing `path`.
+
+    Raises:
+        WriteError: instead of them.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror}", "What was saved before is intact.") from error
+
+
 def write(path: Path, *parts: bytes | memoryview) -> str:
     """Write through a temporary file, so that no reader ever sees half of it; the SHA-256 of what was written.
 
     Raises:
-        UserError: if it cannot be written; what was there before is intact.
+        WriteError: if it cannot be written; what was there before is intact.
     """
     temporary, digest = path.with_name(path.name + ".partial"), hashlib.sha256()
-    try:
-        with temporary.open("wb") as file:
-            for part in parts:
-                file.write(part)
-                digest.update(part)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+    with writing(path):
+        try:
+            with temporary.open("wb") as file:
+                for part in parts:
+                    file.write(part)
+                    digest.update(part)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
         _sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}. What was saved before is intact.") from error
     return digest.hexdigest()
 
 
@@ -55,13 +69,10 @@ def append(path: Path) -> Iterator[TextIO]:
     """A text file, open for appending.
 
     Raises:
-        UserError: if it cannot be written.
+        WriteError: if it cannot be written.
     """
-    try:
-        with path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            yield file
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}. The last checkpoint is intact.") from error
+    with writing(path), path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        yield file
 
 
 def read(path: Path) -> bytes:

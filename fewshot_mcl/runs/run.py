@@ -58,23 +58,28 @@ class Run:
         self.path = path
         self.notes: list[str] = []
         self._columns: list[str] = []
+        self._damaged: set[str] = set()  # checkpoints for which the one before had to be used
 
     @classmethod
-    def create(cls, path: Path, config: Config, data: dict[str, Any]) -> Run:
-        """A new run directory.
+    def create(cls, path: Path | None, config: Config, data: dict[str, Any]) -> Run:
+        """A new run directory; None makes one of a name of its own, see `default_path`.
 
         Raises:
             UserError: if `path` exists (nothing is written), or cannot be made.
         """
-        cls.refuse_existing(path)
+        made = path or default_path(config)
         try:
-            path.mkdir(parents=True)
-            (path / "checkpoints").mkdir()
+            made.mkdir(parents=True)
+            (made / "checkpoints").mkdir()
         except OSError as error:
+            if isinstance(error, FileExistsError) and os.path.lexists(made):
+                if path:
+                    cls.refuse_existing(path)
+                return cls.create(None, config, data)  # another process was faster
             raise UserError(
-                f"cannot make the run directory {path}: {error.strerror}. Choose another place: --out DIR."
+                f"cannot make the run directory {made}: {error.strerror}. Choose another place: --out DIR."
             ) from error
-        run = cls(path)
+        run, path = cls(made), made
         files.write(path / "config.toml", config.to_toml().encode())
         run.write_json("environment.json", environment())
         run.write_json("data.json", data)
@@ -200,16 +205,27 @@ class Run:
         manifest = {"checkpoint": name, "file": file, "sha256": write_tensors(folder / file, tensors), **state}
         if name == "last":
             manifest["metrics"] = self._metrics_now()
-        current, before = (folder / f"{name}{which}.json" for which in ("", ".previous"))
-        kept = {file}
-        if current.exists():
-            files.write(before, current.read_bytes())
-            with contextlib.suppress(UserError):  # it may be damaged
-                kept.add(files.read_json(before, "file")["file"])
+        kept = (file, self._keep_previous(name, file))
         self.write_json(f"checkpoints/{name}.json", {**manifest, "belongs_to": self._identity})
+        self._damaged.discard(name)
         for old in folder.glob(f"{name}-*.safetensors"):
             if old.name not in kept:
                 old.unlink()
+
+    def _keep_previous(self, name: str, file: str) -> str | None:
+        """Have the checkpoint before the one in `file` as NAME.previous.json; the name of its own file.
+
+        What is damaged, or is of the same step again, takes the place of no good one.
+        """
+        current, before = (self.path / "checkpoints" / f"{name}{which}.json" for which in ("", ".previous"))
+        with contextlib.suppress(DamagedError):
+            named = str(files.read_json(current, "file")["file"])
+            if named != file and name not in self._damaged:
+                files.write(before, files.read(current))
+                return named
+        with contextlib.suppress(DamagedError):
+            return str(files.read_json(before, "file")["file"])
+        return None
 
     def has_checkpoint(self, name: str) -> bool:
         """Whether there is one of that name."""
@@ -241,6 +257,7 @@ class Run:
             tensors, state = self._load(name, f"{name}.previous.json", with_metrics)
             step = f"{self.config.unit} {state[self.config.unit]}"
             self.notes.append(f"{error.what}: the checkpoint before it is used, of {step}")
+            self._damaged.add(name)
             return tensors, state
 
     def _load(self, name: str, manifest: str, with_metrics: bool) -> tuple[StoredTensors, dict[str, Any]]:
@@ -264,7 +281,7 @@ class Run:
         path = self.path / "metrics.csv"
         if not path.exists():
             return {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
-        with path.open("rb+") as file:
+        with files.writing(path), path.open("rb+") as file:
             os.fsync(file.fileno())
             content = file.read()
         return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -302,20 +319,19 @@ class Run:
     def save_evaluation(self, content: dict[str, Any], attachments: dict[str, bytes] | None = None) -> Path:
         """Keep an evaluation under the next free number, and beside it `attachments` as evaluation-NNN-NAME."""
         folder = self.path / "evaluations"
-        try:
-            folder.mkdir(exist_ok=True)
-            for number in itertools.count(1):
-                path = folder / f"evaluation-{number:03d}.json"
-                with contextlib.suppress(FileExistsError):
-                    path.touch(exist_ok=False)  # the number is ours, whoever else evaluates this run just now
-                    break
-        except OSError as error:
-            raise UserError(
-                f"cannot keep the evaluation in {folder}: {error.strerror}. Nothing was changed."
-            ) from error
-        for name, data in (attachments or {}).items():
-            files.write(folder / f"{path.stem}-{name}", data)
-        self.write_json(f"evaluations/{path.name}", content)
+        with contextlib.ExitStack() as held:
+            try:
+                folder.mkdir(exist_ok=True)
+                held.enter_context(filelock.FileLock(folder / "lock"))  # whoever else evaluates this run just now waits
+            except OSError as error:
+                raise UserError(
+                    f"cannot keep the evaluation in {folder}: {error.strerror}. Nothing was changed."
+                ) from error
+            paths = (folder / f"evaluation-{number:03d}.json" for number in itertools.count(1))
+            path = next(path for path in paths if not path.exists())
+            for name, data in (attachments or {}).items():
+                files.write(folder / f"{path.stem}-{name}", data)
+            self.write_json(f"evaluations/{path.name}", content)
         return path
 
     def keep_metrics_until(self, state: dict[str, Any]) -> None:
@@ -330,7 +346,9 @@ class Run:
             header, *rows = content.splitlines(keepends=True) or [b""]
             step = state[self.config.unit]
             good = b"".join([header, *(r for r in rows if r.endswith(b"\n") and int(r.partition(b",")[0]) <= step)])
-        if good != content:
+        if not good:
+            path.unlink()  # the first row makes it, with its header
+        elif good != content:
             files.write(path, good)
 
     def append_metrics(self, row: dict[str, Any]) -> None:
@@ -372,4 +390,4 @@ def default_path(config: Config, root: Path = Path("runs")) -> Path:
     )
     stem = f"{data}-{config.method}-{kind}-seed{config.seed}"
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10**6))
-    return next(root / name for name in names if not (root / name).exists())
+    return next(root / name for name in names if not os.path.lexists(root / name))

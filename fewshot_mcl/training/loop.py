@@ -99,7 +99,7 @@ class Trainer:
         self.modules = task.modules()
         self.optimizer = task.optimizer(self.modules.parameters())
         self.stopping = stopping or Stopping()
-        self.done = self._saved = 0
+        self.done = self.saved = 0  # steps
         self.rate = 1.0  # of the task's learning rate; less after the run was rolled back
         self.seconds = 0.0  # of training so far, over all sessions of the run
         self.best: float | None = None
@@ -244,7 +244,7 @@ class Trainer:
 
     def save(self) -> None:
         """Save everything that the next step depends on, once."""
-        if self._saved == self.done > 0:
+        if self.saved == self.done > 0:
             return
         tensors = self._tensors(self.modules)
         optimizer = self.optimizer.state_dict()
@@ -255,7 +255,7 @@ class Trainer:
             "sums": self._sums, "summed": self._summed,
         }  # fmt: skip
         self.run.save_checkpoint("last", tensors, state)
-        self._saved = self.done
+        self.saved = self.done
 
     def resume(self) -> None:
         """Take up the last checkpoint of the run.
@@ -277,5 +277,5 @@ class Trainer:
             dict(state.get("sums", {})),
             state.get("summed", 0),
         )
-        self._saved = self.done
+        self.saved = self.done
         self.run.keep_metrics_until(state)

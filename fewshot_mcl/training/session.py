@@ -16,11 +16,11 @@ from fewshot_mcl.data.labelled import open_labelled
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.data.sources import Source, open_source, training_only
 from fewshot_mcl.data.store import ImageStore
-from fewshot_mcl.errors import Interrupted, UserError
+from fewshot_mcl.errors import Interrupted, UserError, WriteError
 from fewshot_mcl.evaluation.restore import deterministic, load_state, pick_device
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.resources import program
-from fewshot_mcl.runs import Run, default_path
+from fewshot_mcl.runs import Run
 from fewshot_mcl.training import budget
 from fewshot_mcl.training.display import LineDisplay, LiveDisplay
 from fewshot_mcl.training.episodic import EpisodicTask
@@ -65,7 +65,7 @@ def train(config: Config, out: Path | None, resume: bool, console: Console, tuni
         task, data, notes = build_task(config, pick_device(config.device))
         if not resume:
             budget.require_disk(task, out)
-        run = _open(out, data) if resume and out else Run.create(out or default_path(config), config, data)
+        run = _open(out, data) if resume and out else Run.create(out, config, data)
         with run.locked():
             if tuning:
                 run.write_json("tuning.json", tuning.record())
@@ -87,13 +87,17 @@ def _train(
         run.note_command()
     _announce(console, _heading(task, run, (*notes, *run.notes), trainer.done))
     try:
-        with display, stopping:
-            trainer.train()
-        return _finish(task, run, trainer.seconds, save=not finished)
+        with stopping:
+            with display:
+                trainer.train()
+            stopping.all_saved()
+            return _finish(task, run, trainer.seconds, save=not finished)
     except KeyboardInterrupt:
-        raise Interrupted(_left(run, trainer.done)) from None
+        raise Interrupted(_left(run, trainer)) from None
     except Interrupted as stopped:
-        raise Interrupted(_left(run, trainer.done), stopped.code) from None
+        raise Interrupted(_left(run, trainer), stopped.code) from None
+    except WriteError as error:
+        raise UserError(f"{error.what}: {_left(run, trainer)}") from error
 
 
 def open_data(config: Config) -> Source:
@@ -150,15 +154,14 @@ def task_on(stores: dict[str, ImageStore], config: Config, device: torch.device)
     return task
 
 
-def _left(run: Run, done: int) -> str:
+def _left(run: Run, trainer: Trainer) -> str:
     """What a run that was stopped leaves behind."""
-    unit = run.config.unit
-    if not (run.path / "checkpoints" / "last.json").exists():
+    unit, done = trainer.config.unit, trainer.done
+    if not trainer.saved:
         when = "val_every" if unit == "episode" else "save_every"
         return f"stopped after {unit} {done}, before the first checkpoint ({when}): {run.path} cannot be resumed."
-    saved = run.read_json("checkpoints/last.json", unit)[unit]
-    again = f"{program()} {COMMANDS[run.config.task]} --out {shlex.quote(str(run.path))} --resume"
-    return f"stopped after {unit} {done}; the checkpoint of {unit} {saved} is safe. Continue with: {again}"
+    again = f"{program()} {COMMANDS[trainer.config.task]} --out {shlex.quote(str(run.path))} --resume"
+    return f"stopped after {unit} {done}; the checkpoint of {unit} {trainer.saved} is safe. Continue with: {again}"
 
 
 def describe(store: ImageStore) -> dict[str, Any]:

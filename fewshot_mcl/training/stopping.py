@@ -1,4 +1,7 @@
-"""Signals that ask a run to end: it finishes its step and saves; a second one ends it at once."""
+"""Signals that ask a run to end: it finishes its step and saves; a second one ends it at once.
+
+"At once" is when the operation on tensors that is under way ends, where Python has to answer for the signal.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import sys
 import threading
 from types import FrameType
 from typing import Any
+
+from fewshot_mcl.errors import Interrupted
 
 ASKING = (signal.SIGINT, signal.SIGTERM)
 
@@ -20,12 +25,23 @@ class Stopping:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._saved = False
         self._before: dict[int, Any] = {}
 
     @property
     def code(self) -> int:
         """The exit code that a shell gives a process which that signal has ended."""
         return 128 + (self.signal or 0)
+
+    def all_saved(self) -> None:
+        """Say that there is nothing left to finish: from here on the first signal, or one that came just now, ends the run.
+
+        Raises:
+            Interrupted: then.
+        """
+        self._saved = True
+        if self.signal:
+            raise Interrupted("", self.code)
 
     def __enter__(self) -> Stopping:
         if threading.current_thread() is threading.main_thread():  # others may not set handlers
@@ -42,4 +58,6 @@ class Stopping:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         self.__exit__()
+        if self._saved:
+            raise Interrupted("", self.code)
         print("stopping: this step is finished and saved first; again to stop at once", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from command_line import TINY, Answer, split_folders
+from forked import Forge
 
 from fewshot_mcl import cli as command_line_interface
 from fewshot_mcl.training import episodic
@@ -46,6 +47,13 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(episodic, "FINAL_EPISODES", 8)
     return lambda *arguments: call(arguments, monkeypatch, capfd)
+
+
+@pytest.fixture(scope="session")
+def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
+    """Sessions of the command line as processes of their own, without the seconds that imports take."""
+    with Forge(tmp_path_factory.mktemp("sessions")) as each:
+        yield each
 
 
 @pytest.fixture(scope="session")
