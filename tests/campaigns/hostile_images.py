@@ -1,4 +1,3 @@
-
 """Image files to be fuzzed: every kind that is read, and the bombs that a header can announce."""
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from guarded import Case
 from mutation import damage
 from PIL import Image
 
-from fewshot_mcl.data.images import decode
+from fewshot_mcl.data.images import decode, in_threads
 
 SIDE = 24
 
@@ -141,7 +140,8 @@ def case(folder: Path) -> Case:
         path = folder / f"x{draw.choice(suffixes)}"
         path.write_bytes(special[number] if number < len(special) else damage(draw.choice(files), draw, files))
         try:
-            array = decode(path, draw.choice((8, SIDE)), draw.choice((1, 3)), draw.choice(("crop", "squash")))
+            shape = draw.choice((8, SIDE)), draw.choice((1, 3)), draw.choice(("crop", "squash"))
+            (array,) = in_threads(lambda i: decode(path, *shape), 1)  # as the product reads files
         finally:
             path.unlink()
         assert array.dtype == np.uint8

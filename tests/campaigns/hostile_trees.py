@@ -41,9 +41,9 @@ KINDS = (
 )
 
 
-def _place(draw: random.Random, path: bytes, image: bytes, root: bytes) -> None:
+def _place(draw: random.Random, path: bytes, image: bytes, root: bytes, kinds: tuple[str, ...] = KINDS) -> None:
     """One thing of a kind at `path`."""
-    kind = draw.choice(KINDS)
+    kind = draw.choice(kinds)
     with contextlib.suppress(OSError):
         if kind in ("image", "empty", "text", "locked"):
             Path(os.fsdecode(path)).write_bytes({"empty": b"", "text": b"hello"}.get(kind, image))
@@ -68,19 +68,19 @@ def grow(draw: random.Random, root: Path, image: bytes) -> None:
     base = os.fsencode(root)
     os.makedirs(base)
     splits = [b"train", b"val", b"test"] if draw.random() < 0.6 else [b""]
+    sound = draw.random() < 0.5
+    names = draw.sample(NAMES, len(NAMES))
     for split in splits:
-        for name in draw.sample(NAMES, draw.randrange(2, 8)):
+        for name in (names.pop() for _ in range(draw.randrange(6, 9))):
             folder = os.path.join(base, split, name)
             with contextlib.suppress(OSError):
                 os.makedirs(folder, exist_ok=True)
-            for number in range(draw.randrange(5)):
-                _place(
-                    draw,
-                    os.path.join(folder, draw.choice(NAMES)[:200] + b"%d" % number + draw.choice(SUFFIXES)),
-                    image,
-                    base,
-                )
-        _place(draw, os.path.join(base, split, draw.choice(NAMES)), image, base)
+            for number in range(3 if sound else draw.randrange(5)):
+                end = b"%d" % number + (b".png" if sound else draw.choice(SUFFIXES))
+                place = os.path.join(folder, draw.choice(NAMES)[:200] + end)
+                _place(draw, place, image, base, ("image",) if sound else KINDS)
+        if not sound:
+            _place(draw, os.path.join(base, split, draw.choice(NAMES)), image, base)
     if draw.random() < 0.2:
         with contextlib.suppress(OSError):
             lines = b"\n".join(draw.choice(NAMES) for _ in range(4))
