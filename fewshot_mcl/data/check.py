@@ -64,7 +64,8 @@ class Report:
             lines += [f"    {problem}" for problem in problems[:LISTED]]
             if len(problems) > LISTED:
                 lines.append(f"    ... and {len(problems) - LISTED} more")
-        return [*lines, "  no problem found" if self.ok else "  not ready to use: see the problems above"]
+        lines.append("  no problem found" if self.ok else "  not ready to use: see the problems above")
+        return [printable(line) for line in lines]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ Three kinds, told apart by their first line: images under `filename,label`, imag
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from fewshot_mcl.data.listing import SPLIT_NAMES, Classes, class_tree, image_files, scan, take_split
 from fewshot_mcl.data.names import first_few, printable
@@ -17,6 +18,7 @@ from fewshot_mcl.errors import UserError
 
 Finder = Callable[[str, str], Path | None]  # (class, file name in a list) -> the file, where there is one
 
+MOST_BYTES, MOST_LINES, LONGEST = 1 << 26, 1 << 21, 1 << 16  # of a list and, in characters, of a line
 IMAGE_COLUMNS = (("label", "filename"), ("class_name", "image_name"))  # class, file
 
 
@@ -98,11 +100,21 @@ def _cells(path: Path) -> list[tuple[int, list[str]]]:
     """(line number, stripped cells) of every line that is not blank."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
+            if path.stat().st_size > MOST_BYTES:
+                raise csv.Error(f"it has more than {MOST_BYTES:,} bytes")
+            reader = csv.reader(_lines(file))
+            rows = ((reader.line_num, [cell.strip() for cell in cells]) for cells in reader)
+            return [(line, cells) for line, cells in rows if any(cells)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{printable(path)} is no readable csv file ({error}): save it as UTF-8 text.") from error
-    return [(line, cells) for line, cells in rows if any(cells)]
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines of a list, as long as there are no more of them, and none is longer, than a list has."""
+    for number, line in enumerate(file, 1):
+        if number > MOST_LINES or len(line) > LONGEST:
+            raise csv.Error(f"line {number:,} is too long or one too many")
+        yield line
 
 
 def _image_row(path: Path, line: int, cells: list[str], label: int, file: int) -> Row:

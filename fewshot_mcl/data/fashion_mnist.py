@@ -32,7 +32,7 @@ FILES = {  # images and labels
 }
 FOLDERS = ("", "raw", "FashionMNIST/raw")  # the last is torchvision's
 UINT8 = 8
-LARGEST = 1 << 32  # bytes of values that are read of a file
+LARGEST = 1 << 30  # bytes of values that are read of a file
 CHUNK = 1 << 20
 
 

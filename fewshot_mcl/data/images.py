@@ -9,6 +9,7 @@ that has the size already keeps its pixels untouched.
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -31,6 +32,7 @@ Result = TypeVar("Result")
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 MAX_PIXELS = 50_000_000
+MOST_SCANS = 64  # of a JPEG; encoders write about ten, and each goes through all pixels, however few bytes it has
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -41,6 +43,9 @@ UPRIGHT = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
+
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # or what it logs of a damaged file goes to the terminal
 
 
 class BadImage(Exception):  # noqa: N818 (it names the file's state)
@@ -67,6 +72,7 @@ def read_image(path: Path, at_least: int | None = None) -> Image.Image:
             width, height = image.size
             if width * height > MAX_PIXELS:  # known from the header, before a pixel is decoded
                 raise BadImage(f"{width}x{height} pixels are more than the {MAX_PIXELS // 1_000_000} million allowed")
+            _refuse_toil(image, path)
             if at_least is not None:
                 image.draft(None, (at_least, at_least))
             image.load()
@@ -81,6 +87,16 @@ def read_image(path: Path, at_least: int | None = None) -> Image.Image:
         raise BadImage("a link to a file that is not there") from None
     except Exception as error:  # on hostile files the decoders raise nearly every kind of exception
         raise BadImage(printable(f"damaged ({error})")[:200]) from error
+
+
+def _refuse_toil(image: Image.Image, path: Path) -> None:
+    """Raise `BadImage` for a small file that would keep the decoder busy for minutes."""
+    if image.format in ("JPEG", "MPO"):
+        scans = path.read_bytes().count(b"\xff\xda")  # no image data has these two bytes side by side
+        if scans > MOST_SCANS:
+            raise BadImage(f"a JPEG of {scans} scans, more than the {MOST_SCANS} allowed")
+    if image.format == "BMP" and image.info.get("compression") in (1, 2):
+        raise BadImage("a run-length coded BMP; save it as PNG")
 
 
 def _why_unidentified(path: Path) -> str:
@@ -153,7 +169,7 @@ def in_threads(function: Callable[[int], Result], count: int, chunk: int = 64) -
         return [function(i) for i in range(start, min(start + chunk, count))]
 
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below Pillow's
+        warnings.simplefilter("ignore")  # a damaged file is refused in our own words or, if it can be read, in none
         return [result for results in pool.map(run, range(0, count, chunk)) for result in results]
 
 

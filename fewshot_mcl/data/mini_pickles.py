@@ -54,8 +54,8 @@ class PickleSource(Source):
         images = content.get(self.images_key) if isinstance(content, dict) else None
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[3:] != (3,):
             raise UserError(f"{printable(path)} is damaged: its images are no uint8 array of shape (N, side, side, 3).")
-        if images.shape[1] != images.shape[2]:
-            raise UserError(f"{printable(path)} is damaged: its images are not square.")
+        if images.shape[1] != images.shape[2] or not images.size:
+            raise UserError(f"{printable(path)} is damaged: its images are not square, or have no pixels.")
         rows = self._rows(split, content)
         if not rows or not all(len(each) for each in rows.values()):
             raise UserError(f"{printable(path)} is damaged: it names no classes, or classes without images.")

@@ -8,7 +8,6 @@ Asked for another size or colour than is stored, a packed store is resized from 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +18,7 @@ import numpy as np
 
 from fewshot_mcl.data.images import in_threads, resize_array, resize_rule
 from fewshot_mcl.data.names import first_few, printable
-from fewshot_mcl.data.packing import HEADER, SCHEMA, Packing, planned_bytes
+from fewshot_mcl.data.packing import DAMAGE, HEADER, SCHEMA, Packing, planned_bytes, read_header
 from fewshot_mcl.data.sources import SPLITS, ImageOptions, Source, refuse_test_in_training
 from fewshot_mcl.data.store import ImageStore, fingerprint_of, memory_bytes, pixel_hash
 from fewshot_mcl.errors import UserError
@@ -103,15 +102,15 @@ class PackedSource(Source):
         self.folder = folder
         where = printable(folder / HEADER)
         try:
-            header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+            header = read_header(folder / HEADER)
             self.schema = int(header["schema"])
             if self.schema > SCHEMA:
                 raise UserError(f"{where} is of version {self.schema}, newer than this fewshot-mcl: update it.")
-            self.name, self._headers = str(header["source"]), dict(header["splits"])
-            self.notes = tuple(map(str, header["notes"]))
+            self.name, self._headers = printable(header["source"]), dict(header["splits"])
+            self.notes = tuple(map(printable, header["notes"]))
             self._names = {split: tuple(map(str, each["class_names"])) for split, each in self._headers.items()}
             self._chunks_of = {split: _chunks(each.get("chunks", ())) for split, each in self._headers.items()}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, *DAMAGE) as error:
             raise UserError(f"{where} is damaged: convert the original data again.") from error
 
     @property
@@ -158,10 +157,10 @@ class PackedSource(Source):
                 self.class_names(split),
                 split=split,
                 source=self.name,
-                resize=str(header["resize"]),
+                resize=printable(header["resize"]),
                 fingerprint=None if self.schema == 1 else str(header["fingerprint"]),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *DAMAGE) as error:
             raise UserError(
                 f"{printable(where)} is damaged ({printable(error)[:200]}): convert the original data again."
             ) from error
@@ -215,7 +214,7 @@ def _fits(array: np.ndarray, memory_share: float) -> bool:
 
 def _read_array(path: Path, memory_share: float) -> np.ndarray:
     """An array, memory-mapped where it would take more than `memory_share` of the memory."""
-    mapped: np.memmap = np.load(path, mmap_mode="c", allow_pickle=False)  # "c": tensors are writable, the file is not
+    mapped = np.lib.format.open_memmap(path, mode="c")  # "c": tensors are writable, the file is not
     if path.stat().st_size != mapped.offset + mapped.nbytes:
         raise ValueError(f"{path.name} is longer than its header says")
     return np.array(mapped) if _fits(mapped, memory_share) else mapped

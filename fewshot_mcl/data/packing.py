@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -27,6 +28,8 @@ from fewshot_mcl.errors import Interrupted, UserError
 SCHEMA = 2
 HEADER = "store.json"
 PROGRESS = "progress.json"
+LARGEST_HEADER = 1 << 26  # bytes
+DAMAGE = (ValueError, KeyError, IndexError, TypeError, AttributeError, ArithmeticError, RecursionError, TokenError)
 
 
 class Packing:
@@ -47,10 +50,10 @@ class Packing:
         where = printable(self.partial)
         if self.partial.exists():
             try:
-                found = json.loads((self.partial / PROGRESS).read_text(encoding="utf-8"))
+                found = read_header(self.partial / PROGRESS)
                 same, begun = found["plan"] == self.plan, printable(found["plan"]["source"])
-                chunks, self.complete, self.notes = found["chunks"], found["complete"], found["notes"]
-            except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+                chunks, self.complete, self.notes = _state(found)
+            except (OSError, *DAMAGE) as error:
                 raise UserError(f"{where} holds a packing that cannot be continued: remove that folder.") from error
             if not same:
                 raise UserError(
@@ -71,9 +74,9 @@ class Packing:
         while chunks:
             first, stop = sum(chunk["rows"] for chunk in chunks[:-1]), sum(chunk["rows"] for chunk in chunks)
             try:
-                if pixel_hash(np.load(file, mmap_mode="r")[first:stop]) == chunks[-1]["sha256"]:
+                if pixel_hash(np.lib.format.open_memmap(file, mode="r")[first:stop]) == chunks[-1]["sha256"]:
                     break
-            except (OSError, ValueError):
+            except (OSError, *DAMAGE):
                 pass
             chunks = chunks[:-1]
         return chunks
@@ -183,6 +186,36 @@ class Packing:
             f"the disk is full: {where} lacks {in_bytes(missing)} more. What is packed so far is kept in "
             f"{printable(self.partial)}: free some disk, and the same command goes on from there."
         )
+
+
+def read_header(path: Path) -> Any:
+    """A JSON file of a store. Raises `OSError` or one of `DAMAGE` where it cannot be read."""
+    with path.open("rb") as file:
+        content = file.read(LARGEST_HEADER + 1)
+    if len(content) > LARGEST_HEADER:
+        raise ValueError(f"{path.name} has more than {LARGEST_HEADER:,} bytes")
+    return json.loads(content)
+
+
+def _state(found: dict[str, Any]) -> tuple[dict[str, list[dict[str, Any]]], list[str], list[str]]:
+    """Chunks, complete splits and notes as they were saved. Raises one of `DAMAGE` where they have another form."""
+    splits = set(found["plan"]["splits"])
+    chunks = {split: [_checked(chunk) for chunk in each] for split, each in found["chunks"].items()}
+    if set(chunks) != splits or not splits.issuperset(found["complete"]):
+        raise ValueError("it names other splits")
+    return chunks, [str(split) for split in found["complete"]], [str(note) for note in found["notes"]]
+
+
+def _checked(chunk: dict[str, Any]) -> dict[str, Any]:
+    """What `_record` made."""
+    runs = [[int(label), int(count)] for label, count in chunk["runs"]]
+    rows, stop = int(chunk["rows"]), int(chunk["stop"])
+    if rows < 0 or stop < 0 or sum(count for _, count in runs) != rows:
+        raise ValueError("a chunk that cannot be")
+    return {
+        "rows": rows, "sha256": str(chunk["sha256"]), "runs": runs, "stop": stop,
+        "skipped": [str(each) for each in chunk["skipped"]],
+    }  # fmt: skip
 
 
 def planned_bytes(plan: dict[str, Any]) -> int:

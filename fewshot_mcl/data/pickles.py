@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,15 @@ import numpy as np
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.errors import UserError
 
-# Instructions that would make or call other objects.
-_CALLING = ("PERSID", "BINPERSID", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER")
+# Instructions that would make or call other objects, or sets, in which data is not kept.
+_REFUSED = (
+    "PERSID", "BINPERSID", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "EMPTY_SET",
+    "ADDITEMS", "FROZENSET",
+)  # fmt: skip
+MOST_INSTRUCTIONS = 1 << 22  # the largest published set takes a tenth; each may make an object of some sixty bytes
+MOST_SIDES, LONGEST_SIDE = 32, 1 << 48  # of an array
+DEPTH = 3  # of containers: data has its arrays near the top
+_KEYS = (str, bytes, int, float, type(None))  # whose hash takes no walk through what they hold
 
 
 @dataclass(frozen=True)
@@ -61,11 +69,15 @@ def _array(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
         content = content.encode("latin1")
     if not isinstance(dtype, _Dtype) or not isinstance(content, bytes | bytearray):
         raise pickle.UnpicklingError("an array without plain numbers")
-    if not isinstance(shape, tuple) or not all(isinstance(side, int) and side >= 0 for side in shape):
+    if not isinstance(shape, tuple) or len(shape) > MOST_SIDES or not all(map(_is_side, shape)):
         raise pickle.UnpicklingError("an array without a shape")
     if math.prod(shape) * dtype.dtype.itemsize != len(content):
         raise pickle.UnpicklingError(f"an array whose {len(content)} bytes do not fill its shape {shape[:8]}")
     return np.frombuffer(content, dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value <= LONGEST_SIDE
 
 
 def _from_buffer(content: Any, dtype: Any, shape: Any, order: str) -> _Array:
@@ -117,11 +129,31 @@ class _Bounded:
         return self.file.readline()
 
 
+class _Counted(dict[int, Callable[..., None]]):
+    """Instructions, of which no more can be looked up than a file of data needs."""
+
+    left = MOST_INSTRUCTIONS
+
+    def __getitem__(self, key: int) -> Callable[..., None]:
+        self.left -= 1
+        if self.left < 0:
+            raise pickle.UnpicklingError(f"it has more than {MOST_INSTRUCTIONS:,} instructions")
+        return super().__getitem__(key)
+
+
 class _Reader(pickle._Unpickler):
     """The standard library's reader in Python, whose instructions can be taken away one by one."""
 
     stack: list[Any]  # of the base class, which does not declare it
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
+    readinto: Callable[[bytearray], int]
     dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, file: _Bounded) -> None:
+        super().__init__(file, encoding="latin1")
+        self.dispatch = _Counted(self.dispatch)  # type: ignore[misc]  # counted anew for each file
+        self.size = file.size
 
     def find_class(self, module: str, name: str) -> _Token:
         if (module, name) not in _NAMES:
@@ -140,24 +172,58 @@ class _Reader(pickle._Unpickler):
             raise pickle.UnpicklingError("it changes an object that is no array")
         built.set_state(state)
 
+    def load_dict(self) -> None:
+        items = self.pop_mark()  # type: ignore[attr-defined]
+        self.append({})
+        self._set(items)
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set([key, value])
+
+    def load_setitems(self) -> None:
+        self._set(self.pop_mark())  # type: ignore[attr-defined]
+
+    def _set(self, items: list[Any]) -> None:
+        """Put keys and values, in turns, into the dict on the stack."""
+        if not isinstance(self.stack[-1], dict) or not all(isinstance(key, _KEYS) for key in items[::2]):
+            raise pickle.UnpicklingError("it sets something else than the text or numbers of a dict")
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    def load_bytearray8(self) -> None:
+        (length,) = struct.unpack("<Q", self.read(8))
+        if length > self.size:
+            raise pickle.UnpicklingError("the file ends early")
+        array = bytearray(length)
+        self.readinto(array)
+        self.append(array)
+
     def refuse(self) -> None:
         raise pickle.UnpicklingError("it makes an object that is no plain data")
 
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build
-    for _name in _CALLING:
+    dispatch[pickle.DICT[0]] = load_dict
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+    for _name in _REFUSED:
         dispatch[getattr(pickle, _name)[0]] = refuse
 
 
-def _plain(value: Any, depth: int = 3) -> Any:
-    """`value` with its arrays in place; data has them near the top, so a maze of shared containers is not walked."""
+def _plain(value: Any, depth: int, known: dict[tuple[int, int], Any]) -> Any:
+    """`value` with its arrays in place, to a depth; what is shared is walked once, and is in `known` after that."""
     if isinstance(value, _Array):
         return value.value
-    if depth and isinstance(value, dict):
-        return {key: _plain(item, depth - 1) for key, item in value.items()}
-    if depth and isinstance(value, list | tuple):
-        return type(value)(_plain(item, depth - 1) for item in value)
-    return value
+    if not depth or not isinstance(value, dict | list | tuple):
+        return value
+    key = id(value), depth
+    if key not in known:
+        if isinstance(value, dict):
+            known[key] = {name: _plain(item, depth - 1, known) for name, item in value.items()}
+        else:
+            known[key] = type(value)(_plain(item, depth - 1, known) for item in value)
+    return known[key]
 
 
 def load_pickle(path: Path) -> Any:
@@ -182,7 +248,7 @@ def loads_pickle(content: bytes, where: str) -> Any:
 
 def _load(file: BinaryIO, size: int, where: str) -> Any:
     try:
-        return _plain(_Reader(_Bounded(file, size), encoding="latin1").load())
+        return _plain(_Reader(_Bounded(file, size)).load(), DEPTH, {})
     except OSError:
         raise
     except Exception as error:  # damage shows as nearly every kind of exception

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,16 @@ from fewshot_mcl.data.store import ImageStore, allocate_images
 from fewshot_mcl.errors import UserError
 
 LARGEST = 1 << 30  # bytes of a file that is read as a whole
+LARGEST_HEADER = 1 << 20  # bytes of a long name or of other things that a tar says of a file
+MOST_BYTES = 2 << 30  # of all files in a tar
+MOST_FILES = 10_000  # in a tar, of which a published set has ten
+HEADERS = {
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+}
 
 
 class FolderFiles:
@@ -56,6 +67,8 @@ class _Member(tarfile.TarInfo):
     def require_size(self) -> None:
         if self.size > LARGEST:
             raise tarfile.ReadError(f"it holds a file of {self.size} bytes, more than {LARGEST >> 30} GiB")
+        if self.type in HEADERS and self.size > LARGEST_HEADER:
+            raise tarfile.ReadError(f"it holds a header of {self.size} bytes")
 
 
 class ArchiveFiles:
@@ -89,13 +102,21 @@ class ArchiveFiles:
             with self.path.open("rb") as file:
                 mode = "r:gz" if file.read(2) == b"\x1f\x8b" else "r:"
             with tarfile.open(self.path, mode, tarinfo=_Member) as tar:  # type: ignore[call-overload]
-                yield ((PurePosixPath(each.name).name, each, tar) for each in tar if each.isreg())
+                yield ((PurePosixPath(each.name).name, each, tar) for each in _listed(tar) if each.isreg())
         except Exception as error:  # damage shows as nearly every kind of exception
             reason = printable(error)[:200]
             raise UserError(
                 f"{printable(self.path)} cannot be read as a tar archive ({reason}): fetch it again, or give the folder it "
                 "unpacks to."
             ) from error
+
+
+def _listed(tar: tarfile.TarFile) -> Iterator[Any]:
+    """What is in a tar, as long as that is no more than a published set holds: a few bytes can stand for any number."""
+    for number, member in enumerate(tar):
+        if number >= MOST_FILES or tar.offset > MOST_BYTES:
+            raise tarfile.ReadError(f"it holds more than {MOST_FILES:,} files, or {MOST_BYTES >> 30} GiB")
+        yield member
 
 
 def fetch(dataset: str, root: Path, files: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +15,16 @@ from torch import Tensor, nn
 from fewshot_mcl import draws
 from fewshot_mcl.config import Config
 from fewshot_mcl.data.store import ImageStore
-from fewshot_mcl.errors import UserError
+from fewshot_mcl.errors import DamagedError, UserError
 from fewshot_mcl.networks import create_backbone
 from fewshot_mcl.networks.backbone import Backbone
 from fewshot_mcl.networks.peers import LAYOUTS, PeerNetwork
 from fewshot_mcl.objectives import create_objective
 from fewshot_mcl.objectives.base import Objective
 from fewshot_mcl.runs import Run, StoredTensors, Tensors
+
+LARGEST_IMAGE = 4096  # channels or pixels a side: more than any network here takes
+AGAIN = "Put the file back from a copy, or start a new run."
 
 
 def pick_device(name: str) -> torch.device:
@@ -138,12 +142,48 @@ def load_peers(run: Run, checkpoint: str, device: torch.device) -> tuple[PeerNet
         UserError: if the checkpoint is missing, damaged, or of another network than the run's configuration names.
     """
     tensors, state = run.load_checkpoint(checkpoint)
-    data = run.data("train")
-    classes = len(data["classes"])
-    peers = build_peers(run.config, data["channels"], data["image_size"][0], classes, pretrained=False)
+    channels, size, classes = _trained_on(run)
+    peers = build_peers(run.config, channels, size, classes, pretrained=False)
     own = {name.removeprefix("peers."): value for name, value in tensors.items() if name.startswith("peers.")}
     load_state(peers, own, str(run.path))
     return peers.to(device), state
+
+
+def _trained_on(run: Run) -> tuple[int, int, int]:
+    """Channels and side of the training images, and how many classes they have.
+
+    Raises:
+        DamagedError: if data.json does not say.
+    """
+    data, classes = run.data("train"), _classes(run)
+    sides = data.get("image_size")
+    numbers = [data.get("channels"), *(sides if isinstance(sides, list) else [None])]
+    if not all(type(number) is int and 0 < number <= LARGEST_IMAGE for number in numbers):
+        raise DamagedError(f"{run.path / 'data.json'} is damaged (its images have no size)", AGAIN)
+    return numbers[0], numbers[1], len(classes)
+
+
+def _classes(run: Run) -> list[str]:
+    data = run.data("train")
+    classes = data.get("classes") if isinstance(data, dict) else None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise DamagedError(f"{run.path / 'data.json'} is damaged (it does not name the classes)", AGAIN)
+    return classes
+
+
+def _require_card(run: Run, card: dict[str, Any]) -> None:
+    """Raise `DamagedError` where model.json does not describe a network."""
+    numbers = [card["in_channels"], card["image_size"], card.get("num_classes", 1) or 1]
+    scales = [card["mean"], card["std"]]
+    sound = (
+        isinstance(card["backbone"], str)
+        and all(type(number) is int and number > 0 for number in numbers)
+        and max(numbers[:2]) <= LARGEST_IMAGE
+        and all(isinstance(each, list) and len(each) == numbers[0] for each in scales)
+        and all(isinstance(number, float | int) and math.isfinite(number) for each in scales for number in each)
+    )
+    if not sound:
+        raise DamagedError(f"{run.path / 'model.json'} is damaged (it describes no network)", AGAIN)
 
 
 def load_deployed(run: Run) -> tuple[Backbone, dict[str, Any]]:
@@ -156,6 +196,7 @@ def load_deployed(run: Run) -> tuple[Backbone, dict[str, Any]]:
         UserError: if the run is not finished, or a file is damaged.
     """
     tensors, card = run.load_model()
+    _require_card(run, card)
     network = create_backbone(
         card["backbone"], card.get("num_classes"), in_channels=card["in_channels"], image_size=card["image_size"]
     )
@@ -186,7 +227,7 @@ def load_teacher(config: Config, store: ImageStore, size: int) -> tuple[Backbone
             f"the teacher {run.path} takes images of {own}x{own}x{planes}, not {size}x{size}x{channels}: use --image-size {own} "
             f"--color {'grey' if planes == 1 else 'rgb'}, or another teacher."
         )
-    if foreign := sorted(set(run.data("train")["classes"]) - set(store.class_names)):
+    if foreign := sorted(set(_classes(run)) - set(store.class_names)):
         raise UserError(
             f"the teacher {run.path} was trained on {len(foreign)} classes that are not training classes here ({foreign[0]}, "
             "...): what it knows of them would leak. Use a teacher trained on the same data."

@@ -14,6 +14,7 @@ from fewshot_mcl.errors import DamagedError, UserError, WriteError
 
 SCHEMA = 2  # of every JSON file of a run; files of schema 1 have no check
 MOST_BYTES = 1 << 26  # of a JSON or TOML file: a run with a million class names stays below
+MOST_VALUES = 1 << 22  # in a JSON file: the smallest of them take thirty times as much memory as disk
 BLANK = "0" * 64
 
 
@@ -106,6 +107,8 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """
     data = read(path)
     try:
+        if sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
+            raise ValueError(f"no such file has more than {MOST_VALUES:,} values")
         content = json.loads(data)
         if content["schema"] > SCHEMA:
             raise UserError(f"{path} was written by a newer fewshot-mcl: update this one to read it.")
