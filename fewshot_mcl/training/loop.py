@@ -222,6 +222,8 @@ class Trainer:
         mean = deployed(results).mean if results else None
         better = mean is not None and (self.best is None or mean > self.best)
         state = {self.config.unit: self.done, "val": mean}
+        if better or self.plan.keep_all:
+            self._tensors(self.modules)  # a state that is not to be saved may be rolled back: nothing of it is kept
         if better:
             self.best = mean
             self.run.save_checkpoint("best", self._tensors(self.task.candidate()), state)
