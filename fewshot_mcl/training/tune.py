@@ -141,7 +141,9 @@ def _others(
             if value == getattr(config, key) or (key == "form" and config.peers == 1):
                 continue
             if key == "compile" and value and base.run < WORTH:
-                add(Timing({key: value}, why=f"not tried: the run takes {base.run:.0f} s, and compiling about a minute"))
+                add(
+                    Timing({key: value}, why=f"not tried: the run takes {base.run:.0f} s, and compiling about a minute")
+                )
             else:
                 yield key, value
 
