@@ -116,7 +116,7 @@ def _run() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return _say(f"error: {error.filename or 'the system'}: {error.strerror}.", BAD_INPUT)
+        return _say(f"error: {str(error.filename or 'the system')[:200]}: {error.strerror}.", BAD_INPUT)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -206,14 +207,16 @@ def resolve(
     merged["objective"] = _objective(merged["method"], _merge(*lower)["objective"], explicit.get("objective", {}))
     for name in ("data", "root", "teacher", "weights"):  # a saved configuration must hold from any directory
         value = merged.get(name)
-        if isinstance(value, str) and value and value not in NAMED_DATA and Path(value).exists():
+        if (
+            isinstance(value, str) and value and value not in NAMED_DATA and os.path.exists(value)
+        ):  # of any text, unlike Path
             merged[name] = str(Path(value).resolve())
     return _validate(TASKS[task], merged)
 
 
 def _task_of(found: Any, asked: str | None, config: str | None) -> str:
     """The task of a configuration, which must be the one that is asked for."""
-    if found not in TASKS:
+    if str(found) not in TASKS:
         raise unknown("task", str(found), TASKS)
     if asked not in (None, found):
         raise UserError(
@@ -231,13 +234,21 @@ def _conditions(lower: list[Values], file: Values, given: Values) -> tuple[list[
     chosen = _merge(*lower, file, given)
 
     def resolved(layer: Values) -> Values:
-        cases = [dict(case) for case in layer.pop("when", [])]
-        met = (
-            then for case in cases for then in [case.pop("then")] if all(chosen.get(k) in v for k, v in case.items())
-        )
-        return _merge(layer, *met)
+        cases = layer.pop("when", [])
+        if not isinstance(cases, list) or not all(map(_is_case, cases)):
+            raise UserError(
+                "[[when]] is a table of keys with lists of values, and a table 'then': see configs/paper-code.toml."
+            )
+        parted = [({k: v for k, v in case.items() if k != "then"}, case["then"]) for case in cases]
+        return _merge(layer, *(then for case, then in parted if all(chosen.get(k) in v for k, v in case.items())))
 
     return [resolved(layer) for layer in lower], resolved(file)
+
+
+def _is_case(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(v, dict if k == "then" else list) for k, v in ({"then": 0} | value).items()
+    )
 
 
 def _check_names(values: Values, task: str) -> None:

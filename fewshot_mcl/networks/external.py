@@ -6,13 +6,11 @@ classifier comes as one piece: as a single network, or as peers that share nothi
 
 from __future__ import annotations
 
-import pickle
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -20,6 +18,7 @@ from fewshot_mcl.errors import UserError, unknown
 from fewshot_mcl.networks.backbone import Backbone
 
 LIBRARIES = {"torchvision": "torchvision.models", "timm": "timm"}
+SAFE_TORCH = (2, 10)  # before it a file could break out of weights_only
 FIRST_STAGE = (("conv1",), ("bn1",), ("relu", "act1"), ("maxpool",), ("layer1",))  # of a ResNet, in either library
 
 
@@ -58,11 +57,16 @@ def _load(model: nn.Module, file: Path, classifier: str, name: str) -> None:
     """Loads a local file of weights, whose classifier is left out. No pickled object but tensors is read."""
     if not file.is_file():
         raise UserError(f"there is no file of weights {file}.")
+    safe = file.suffix == ".safetensors"
+    if not safe and tuple(map(int, torch.__version__.split(".")[:2])) < SAFE_TORCH:
+        raise UserError(
+            f"{file} could harm this machine, read by torch {torch.__version__}: update torch, or use .safetensors."
+        )
     try:
-        state: Any = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        state: Any = load_file(file) if safe else torch.load(file, "cpu", weights_only=True)
         state = state.get("state_dict", state)
         model.load_state_dict({key: v for key, v in state.items() if not key.startswith(f"{classifier}.")})
-    except (RuntimeError, AttributeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+    except Exception as error:  # damage shows as nearly every kind of exception
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{file} does not hold weights of {name}: {reason}") from error
 

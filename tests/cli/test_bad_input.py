@@ -98,13 +98,28 @@ def test_bad_options(arguments: list[str], words: list[str], train, tmp_path: Pa
         ("out = 3", ["out = 3", "valid string"]),
         ("\udcff", ["mine.toml is not valid TOML"]),
         ("x = " + "[" * 100_000, ["mine.toml is not valid TOML"]),
+        ("when = 3", ["[[when]] is a table"]),
+        ("when = [3]", ["[[when]] is a table"]),
+        ("[[when]]\nmethod = ['mcl']", ["[[when]] is a table"]),
+        ("[[when]]\nmethod = 3\nthen = {}", ["[[when]] is a table"]),
+        ("[[when]]\nmethod = ['mcl-okd']\nthen = 3", ["[[when]] is a table"]),
+        ("task = [1]", ["unknown task"]),
     ],
-    ids=["cut short", "unknown key", "wrong type", "list", "no table", "unknown option", "number", "bytes", "deep"],
+    ids=lambda value: value[:20].replace("\n", " ") if isinstance(value, str) else "",
 )
 def test_bad_configuration_files(text: str, words: list[str], train, tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
     bad(train("--config", file), *words)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "a\nb"])
+def test_names_that_no_file_can_have(name: str, cli, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(f"data = {json.dumps(name)}")
+    for answer in (cli("train", "--config", file), cli("classify", "--set", f"data={json.dumps(name)}")):
+        bad(answer, "error: ")
+        assert len(answer.err) < 500
 
 
 def test_unknown_commands(cli) -> None:
