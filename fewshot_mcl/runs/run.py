@@ -10,7 +10,7 @@ checkpoints/        last.json, best.json and perhaps after-N.json, each naming a
                     before in last.previous.json and best.previous.json
 run.lock            held while a process trains the run
 model.safetensors   the deployed network by itself, with model.json
-evaluations/        one JSON file an evaluation
+evaluations/        one JSON file an evaluation; lock is held while one gets its number
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ def test_what_a_run_leaves(classified: Path) -> None:
     assert {path.split("-0000")[0] for path in tree(classified)} == {
         "checkpoints", "checkpoints/best", "checkpoints/best.json", "checkpoints/last", "checkpoints/last.json",
         "checkpoints/best.previous.json", "checkpoints/last.previous.json", "command.txt", "run.lock", "config.toml", "data.json",
-        "environment.json", "metrics.csv", "model.json", "model.safetensors", "evaluations",
+        "environment.json", "metrics.csv", "model.json", "model.safetensors", "evaluations", "evaluations/lock",
         "evaluations/evaluation-001.json", "evaluations/evaluation-001-confusion.csv",
         "evaluations/evaluation-001-predictions.safetensors",
     }  # fmt: skip
