@@ -2,9 +2,9 @@
 
     uv run --group dev python tests/campaigns/resume.py --out benchmarks/results/resume.md
 
-Every run is a process. One goes to the end. Another gets SIGTERM when its metrics have reached a drawn row, is resumed and killed
-by SIGKILL at another, and is resumed to the end. SHA-256 of every tensor of the last and the best checkpoint and of the model, and of
-every row of metrics, must be equal.
+Every run is a process. One goes to the end. Another gets SIGTERM when its metrics have reached a drawn row, is resumed and
+killed by SIGKILL at another, and is resumed to the end. SHA-256 of every tensor of the last and the best checkpoint and of the
+model, and of every row of metrics must be equal.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,14 +30,13 @@ METHODS = {
     "baseline": 1, "mcl": 2, "mcl-okd": 2, "dml": 3, "cl-ilr": 3, "one": 3, "okddip": 3, "rkd-d": 1, "rkd-da": 1,
 }  # fmt: skip
 COMMANDS = {  # how often a row, a checkpoint and a validation come are numbers without a common factor
-    "few-shot": [
-        "train",
-        *"episodes=40 way=3 query=2 val_every=7 val_episodes=4 val_way=2 val_query=2 log_every=3".split(),
-    ],
-    "classify": ["classify", *"backbone=conv4 epochs=13 batch=16 lr=0.02 save_every=5 val_every=2 log_every=3".split()],
+    "few-shot": shlex.split(
+        "train episodes=40 way=3 query=2 val_every=7 val_episodes=4 val_way=2 val_query=2 log_every=3"
+    ),
+    "classify": shlex.split("classify backbone=conv4 epochs=13 batch=16 lr=0.02 save_every=5 val_every=2 log_every=3"),
 }
-COMMON = "image_size=16 share=last-one seed=5 device=cpu".split()
-DRAWN = "objective.negatives=other-class objective.num_negatives=8".split()
+COMMON = shlex.split("image_size=16 share=last-one seed=5 device=cpu")
+DRAWN = shlex.split("objective.negatives=other-class objective.num_negatives=8")
 VARIANTS = (
     "form=stacked", "form=grouped", "layout=contiguous", "precision=bfloat16", "deterministic=true",
     "objective.negatives=shared", "objective.normaliser=fixed", "objective.negatives=all",
@@ -126,16 +126,16 @@ def compare(task: str, settings: list[str], folder: Path, draw: random.Random) -
     return done, len(a), sum(a.get(name) != b.get(name) for name in a.keys() | b.keys())
 
 
-def cases(data: Path, teachers: dict[str, Path]) -> list[tuple[str, str, list[str]]]:
+def cases(data: dict[str, Path], teachers: dict[str, Path]) -> list[tuple[str, str, list[str]]]:
     """Task, name, settings."""
     found = []
     for task in COMMANDS:
         for method, peers in METHODS.items():
-            settings = [f"data={data}", f"method={method}", f"peers={peers}"]
+            settings = [f"data={data[task]}", f"method={method}", f"peers={peers}"]
             settings += DRAWN if method.startswith("mcl") else []
             settings += [f"teacher={teachers[task]}"] if method.startswith("rkd") else []
             found.append((task, method, settings))
-        okd = [f"data={data}", "method=mcl-okd", "peers=2"]
+        okd = [f"data={data[task]}", "method=mcl-okd", "peers=2"]
         found += [(task, f"mcl-okd, {variant}", [*okd, *DRAWN, variant]) for variant in VARIANTS]
     return found
 
@@ -149,11 +149,12 @@ def main() -> None:
     draw, lines, wrong, compared = random.Random(arguments.seed), [], 0, 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = pictures(folder / "pictures")
+        root = pictures(folder / "pictures")
+        data = {"few-shot": root, "classify": root / "train"}  # which holds images out of every class
         teachers = {task: folder / f"teacher {task}" for task in COMMANDS}
         chosen = [case for case in cases(data, teachers) if arguments.only in f"{case[0]} {case[1]}"]
         for task in {task for task, method, _ in chosen if method.startswith("rkd")}:
-            settings = [*COMMON, *COMMANDS[task][1:], f"data={data}", "method=baseline", "peers=1"]
+            settings = [*COMMON, *COMMANDS[task][1:], f"data={data[task]}", "method=baseline", "peers=1"]
             run(task, [*(x for each in settings for x in ("--set", each)), "--out", str(teachers[task])])
         for number, (task, method, settings) in enumerate(chosen):
             done, count, differ = compare(task, settings, folder / str(number), draw)
@@ -163,8 +164,8 @@ def main() -> None:
     table = "\n".join(lines)
     text = f"""# Resumed runs against runs that never stopped
 
-`python tests/campaigns/resume.py --seed {arguments.seed}`: {len(lines)} runs, each stopped by SIGTERM and killed by SIGKILL and resumed;
-{compared:,} hashes compared, {wrong} differ.
+`python tests/campaigns/resume.py --seed {arguments.seed}`: {len(lines)} runs, each stopped by SIGTERM, killed
+by SIGKILL and resumed; {compared:,} hashes compared, {wrong} differ.
 
 | task | run | stopped | hashes compared | differ |
 |---|---|---|---:|---:|

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ from safetensors.torch import load_file
 
 from fewshot_mcl.runs import Run
 
-DRAWING = "--image-size 32 --way 4 --query 4 --peers 2 --set share=last-one --episodes 3 --set val_every=3 --set device=cpu".split()
+DRAWING = shlex.split(
+    "--image-size 32 --way 4 --query 4 --peers 2 --set share=last-one --episodes 3 --set val_every=3 --set device=cpu"
+)
 
 
 @pytest.fixture(scope="module")
