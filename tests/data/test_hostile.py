@@ -103,8 +103,8 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(tmp_path):
 
 def test_a_made_up_length_in_a_png_takes_no_memory(tmp_path):
     content = saved(Image.new("L", (8, 8)), "PNG")
-    end = content.index(b"IEND") - 4
-    (tmp_path / "a.png").write_bytes(content[:end] + struct.pack(">I", 1 << 30) + b"IDAT" + content[end:])
+    at = content.index(b"IDAT")
+    (tmp_path / "a.png").write_bytes(content[: at - 4] + struct.pack(">I", 1 << 30) + content[at:])
     tracemalloc.start()
     with suppress(BadImage):
         read_image(tmp_path / "a.png")
