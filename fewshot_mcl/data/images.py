@@ -9,6 +9,7 @@ that has the size already keeps its pixels untouched.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import warnings
@@ -32,6 +33,7 @@ Result = TypeVar("Result")
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 MAX_PIXELS = 50_000_000
+LARGEST = 1 << 29  # bytes of a file: more than so many pixels take in any form
 MOST_SCANS = 64  # of a JPEG; encoders write about ten, and each goes through all pixels, however few bytes it has
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
@@ -68,11 +70,12 @@ def read_image(path: Path, at_least: int | None = None) -> Image.Image:
         BadImage: with the reason, where the file is no usable image.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        content = _content(path)
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:  # known from the header, before a pixel is decoded
                 raise BadImage(f"{width}x{height} pixels are more than the {MAX_PIXELS // 1_000_000} million allowed")
-            _refuse_toil(image, path)
+            _refuse_toil(image, content)
             if at_least is not None:
                 image.draft(None, (at_least, at_least))
             image.load()
@@ -89,10 +92,17 @@ def read_image(path: Path, at_least: int | None = None) -> Image.Image:
         raise BadImage(printable(f"damaged ({error})")[:200]) from error
 
 
-def _refuse_toil(image: Image.Image, path: Path) -> None:
+def _content(path: Path) -> bytes:
+    """A whole file: of what is in memory, a decoder that believes a made-up length gets no more than there is."""
+    if path.stat().st_size > LARGEST:
+        raise BadImage(f"more than the {LARGEST >> 20} MB allowed")
+    return path.read_bytes()
+
+
+def _refuse_toil(image: Image.Image, content: bytes) -> None:
     """Raise `BadImage` for a small file that would keep the decoder busy for minutes."""
     if image.format in ("JPEG", "MPO"):
-        scans = path.read_bytes().count(b"\xff\xda")  # no image data has these two bytes side by side
+        scans = content.count(b"\xff\xda")  # no image data has these two bytes side by side
         if scans > MOST_SCANS:
             raise BadImage(f"a JPEG of {scans} scans, more than the {MOST_SCANS} allowed")
     if image.format == "BMP" and image.info.get("compression") in (1, 2):

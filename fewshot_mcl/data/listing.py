@@ -96,5 +96,5 @@ class NamedFiles:
 
     def _names(self, folder: Path) -> set[str]:
         if folder not in self._listed:
-            self._listed[folder] = set(scan(folder)[1]) if folder.is_dir() else set()
+            self._listed[folder] = set(scan(folder)[1]) if os.path.isdir(folder) else set()
         return self._listed[folder]

@@ -7,6 +7,7 @@ A split whose classes are not the published ones is refused; a class of other th
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -117,7 +118,7 @@ class RankedFiles:
         if path is not None or parts is None or parts[1] != label:
             return path
         if label not in self._ranked:
-            files = image_files(self.tree / label) if (self.tree / label).is_dir() else []
+            files = image_files(self.tree / label) if os.path.isdir(self.tree / label) else []
             self._ranked[label] = sorted(files, key=_number)
         rank, ranked = int(parts[2]), self._ranked[label]
         return ranked[rank - 1] if 1 <= rank <= len(ranked) else None

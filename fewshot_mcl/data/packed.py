@@ -18,7 +18,7 @@ import numpy as np
 
 from fewshot_mcl.data.images import in_threads, resize_array, resize_rule
 from fewshot_mcl.data.names import first_few, printable
-from fewshot_mcl.data.packing import DAMAGE, HEADER, SCHEMA, Packing, planned_bytes, read_header
+from fewshot_mcl.data.packing import DAMAGE, HEADER, SCHEMA, Packing, open_array, planned_bytes, read_header
 from fewshot_mcl.data.sources import SPLITS, ImageOptions, Source, refuse_test_in_training
 from fewshot_mcl.data.store import ImageStore, fingerprint_of, memory_bytes, pixel_hash
 from fewshot_mcl.errors import UserError
@@ -214,7 +214,7 @@ def _fits(array: np.ndarray, memory_share: float) -> bool:
 
 def _read_array(path: Path, memory_share: float) -> np.ndarray:
     """An array, memory-mapped where it would take more than `memory_share` of the memory."""
-    mapped = np.lib.format.open_memmap(path, mode="c")  # "c": tensors are writable, the file is not
+    mapped = open_array(path, "c")  # "c": tensors are writable, the file is not
     if path.stat().st_size != mapped.offset + mapped.nbytes:
         raise ValueError(f"{path.name} is longer than its header says")
     return np.array(mapped) if _fits(mapped, memory_share) else mapped

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -74,7 +74,7 @@ class Packing:
         while chunks:
             first, stop = sum(chunk["rows"] for chunk in chunks[:-1]), sum(chunk["rows"] for chunk in chunks)
             try:
-                if pixel_hash(np.lib.format.open_memmap(file, mode="r")[first:stop]) == chunks[-1]["sha256"]:
+                if pixel_hash(open_array(file, "r")[first:stop]) == chunks[-1]["sha256"]:
                     break
             except (OSError, *DAMAGE):
                 pass
@@ -195,6 +195,17 @@ def read_header(path: Path) -> Any:
     if len(content) > LARGEST_HEADER:
         raise ValueError(f"{path.name} has more than {LARGEST_HEADER:,} bytes")
     return json.loads(content)
+
+
+def open_array(path: Path, mode: Literal["r", "c"]) -> np.memmap:
+    """A memory-mapped array of a store. Raises `OSError` or one of `DAMAGE` where it is none.
+
+    Stores are written in the first version of the format: later ones let a header be as long as it says, up to 4 GB.
+    """
+    with path.open("rb") as file:
+        if file.read(8) != np.lib.format.magic(1, 0):
+            raise ValueError(f"{path.name} is no array file of version 1.0")
+    return np.lib.format.open_memmap(path, mode=mode)
 
 
 def _state(found: dict[str, Any]) -> tuple[dict[str, list[dict[str, Any]]], list[str], list[str]]:

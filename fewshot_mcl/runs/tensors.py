@@ -64,6 +64,8 @@ def read_tensors(path: Path, sha256: str, manifest: str, advice: str) -> StoredT
             header = int.from_bytes(file.read(8), "little")
     except OSError as error:
         raise DamagedError(f"cannot read {path}: {error.strerror}", advice) from error
+    except ValueError as error:  # of a name that no file can have
+        raise DamagedError(f"{manifest} is damaged: it names no file", advice) from error
     if found != sha256:
         raise DamagedError(f"{path} is damaged or cut short: its SHA-256 is not the one in {manifest}", advice)
     try:

@@ -112,7 +112,7 @@ def page(found: dict[str, tuple[Tally, float]], seed: int) -> str:
         "# Hostile input", "",
         f"fewshot-mcl {fewshot_mcl.__version__}, torch {torch.__version__}, seed {seed}. Of every input: a value, the reader's own error in one "
         f"line, or a violation (another exception, more than {SECONDS} s, more than {MEMORY >> 30} GiB, a dead process, code that ran, text "
-        "unfit for a terminal, anything on standard error).", "",
+        "unfit for a terminal, warnings, tracebacks or escapes on standard error).", "",
         "| reader | what it reads | inputs | values | errors | violations | slowest input | time |", "|---|---|--:|--:|--:|--:|--:|--:|",
     ]  # fmt: skip
     rows = [

@@ -124,6 +124,6 @@ def _read(log: Path, tally: Tally) -> None:
             tally.violations.append(verdict)
     with contextlib.suppress(OSError):
         said = log.with_suffix(".err").read_text(errors="replace").strip()
-        if said:
+        if any(word in said for word in ("Warning", "Traceback")) or not said.replace("\n", "").isprintable():
             tally.violations.append(f"standard error: {said[:300]!r}")
             tally.counts["violation"] += 1

@@ -99,6 +99,13 @@ def test_a_card_that_describes_no_network_is_refused(name: str, change: dict, tr
     bad(train(*taught), f"{name} is damaged", "from a copy")
 
 
+@pytest.mark.parametrize("file", ["\ud800", "a\0b"])
+def test_a_manifest_that_names_no_file_is_refused(file: str, cli, run: Path) -> None:
+    (run / "checkpoints/best.previous.json").unlink(missing_ok=True)
+    write_json(run / "checkpoints/best.json", read_json(run / "checkpoints/best.json") | {"file": file})
+    bad(cli("evaluate", run, *PROTOCOL), "best.json is damaged")
+
+
 @pytest.mark.parametrize("name", ["command.txt", "environment.json", "metrics.csv", "model.json", "model.safetensors"])
 def test_what_is_not_read_changes_no_figure(name: str, cli, run: Path, trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "intact")

@@ -9,6 +9,7 @@ import pickle
 import struct
 import tarfile
 import tracemalloc
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -100,6 +101,24 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(tmp_path):
         read_image(tmp_path / "bad.jpg")
 
 
+def test_a_made_up_length_in_a_png_takes_no_memory(tmp_path):
+    content = saved(Image.new("L", (8, 8)), "PNG")
+    at = content.index(b"IDAT")
+    (tmp_path / "a.png").write_bytes(content[: at - 4] + struct.pack(">I", 1 << 30) + content[at:])
+    tracemalloc.start()
+    with suppress(BadImage):
+        read_image(tmp_path / "a.png")
+    assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    tracemalloc.stop()
+
+
+def test_an_endless_file_is_not_read(tmp_path):
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(1 << 40)  # sparse: it takes no room
+    with pytest.raises(BadImage, match="512 MB"):
+        read_image(tmp_path / "a.png")
+
+
 def test_a_run_length_coded_bitmap_is_refused(tmp_path):
     content = bytearray(saved(Image.new("P", (8, 8)), "BMP"))
     content[30] = 1
@@ -136,6 +155,13 @@ def test_endless_lists_are_refused(tmp_path, content, monkeypatch):
     lists(tmp_path, val="c d", test="e f")
     (tmp_path / "train.csv").write_bytes(content)
     with pytest.raises(UserError, match=r"train\.csv is no readable csv file"):
+        open_source(str(tmp_path))
+
+
+def test_a_name_too_long_for_a_file_is_not_there(tmp_path):
+    class_folders(tmp_path, "abcdef")
+    lists(tmp_path, train=f"filename,label 0.png,{'a' * 300}", val="c d", test="e f")
+    with pytest.raises(UserError, match=r"no file '0\.png' is there"):
         open_source(str(tmp_path))
 
 
@@ -187,8 +213,9 @@ def npy(header):
         npy(b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d,)}\n" % (1 << 70)),
         npy(b"{'descr': '|O', 'fortran_order': False, 'shape': (3,)}\n"),
         npy(b"((((((\n"),
+        b"\x93NUMPY\2\0\xff\xff\xff\xff" + bytes(64),
     ],
-    ids=["zip", "negative", "huge", "objects", "open"],
+    ids=["zip", "negative", "huge", "objects", "open", "header"],
 )
 @pytest.mark.parametrize("name", ["images", "labels"])
 def test_arrays_that_are_none_are_refused(packed, name, content):
