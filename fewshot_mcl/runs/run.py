@@ -103,8 +103,17 @@ class Run:
 
     @cached_property
     def config(self) -> Config:
-        """The run's configuration."""
-        return resolve(str(self.path / "config.toml"))
+        """The run's configuration.
+
+        Raises:
+            UserError: if it is damaged, or of a newer version.
+        """
+        path = self.path / "config.toml"
+        try:
+            return resolve(str(path))
+        except UserError as error:
+            wrong = str(error) if str(path) in str(error) else f"{path}: {error}"
+            raise DamagedError(wrong.rstrip("."), "Put the file back as the run wrote it.") from error
 
     def agreed(
         self,
@@ -246,11 +255,13 @@ class Run:
         folder = self.path / "checkpoints"
         if not any((folder / f"{name}{which}.json").exists() for which in ("", ".previous")):
             raise UserError(
-                f"{self.path} has no checkpoint '{name}': it was stopped before its first one. Start a new run: "
-                f"--config {self.path / 'config.toml'} with another --out."
+                f"{self.path} has no checkpoint '{name}' (checkpoints/{name}.json): it was stopped before its first one. Start a "
+                f"new run: --config {self.path / 'config.toml'} with another --out."
             )
         try:
-            return self._load(name, f"{name}.json", with_metrics)
+            tensors, state = self._load(name, f"{name}.json", with_metrics)
+            self._require_newer(name, state)
+            return tensors, state
         except DamagedError as error:
             if not (folder / f"{name}.previous.json").exists():
                 raise
@@ -259,6 +270,16 @@ class Run:
             self.notes.append(f"{error.what}: the checkpoint before it is used, of {step}")
             self._damaged.add(name)
             return tensors, state
+
+    def _require_newer(self, name: str, state: dict[str, Any]) -> None:
+        """Refuse a checkpoint that is older than the one before it: their files were exchanged."""
+        unit, before = self.config.unit, self.path / "checkpoints" / f"{name}.previous.json"
+        with contextlib.suppress(DamagedError):
+            if files.read_json(before, unit)[unit] > state[unit]:
+                path = before.with_name(f"{name}.json")
+                raise UserError(
+                    f"{path} is older than {before.name}: the two were exchanged. Put them back as they were."
+                )
 
     def _load(self, name: str, manifest: str, with_metrics: bool) -> tuple[StoredTensors, dict[str, Any]]:
         keys = ("file", "sha256", self.config.unit, *STATE.get(name, ("val",)))
@@ -274,7 +295,10 @@ class Run:
                 )
         if with_metrics and "metrics" in state:
             self._require_metrics(state["metrics"], advice)
-        return read_tensors(path.with_name(Path(str(state["file"])).name), state["sha256"], manifest, advice), state
+        named = Path(str(state["file"])).name
+        if not named:
+            raise DamagedError(f"{path} is damaged: it names no file", advice)
+        return read_tensors(path.with_name(named), state["sha256"], manifest, advice), state
 
     def _metrics_now(self) -> dict[str, Any]:
         """Size and SHA-256 of the metrics so far, which are on the disk before a checkpoint speaks of them."""
@@ -311,7 +335,9 @@ class Run:
             UserError: if training has not finished, or a file is damaged.
         """
         if not (self.path / "model.json").exists():
-            raise UserError(f"{self.path} has no deployed network: finish its training, --out {self.path} --resume.")
+            raise UserError(
+                f"{self.path} has no deployed network (model.json): finish its training, --out {self.path} --resume."
+            )
         keys = ("sha256", "backbone", "in_channels", "image_size", "mean", "std")
         card, again = self.read_json("model.json", *keys), "Put the file back from a copy, or start a new run."
         return read_tensors(self.path / "model.safetensors", card["sha256"], "model.json", again), card

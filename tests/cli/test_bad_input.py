@@ -29,7 +29,7 @@ from fewshot_mcl.training.episodic import EpisodicTask
     [
         (["--episodes", "0"], ["episodes = 0", "greater than or equal to 1"]),
         (["--episodes", "-5"], ["episodes = -5"]),
-        (["--episodes", "1e3"], ["--episodes", "integer", "train --help"]),
+        (["--episodes", "1e3"], ["--episodes 1e3", "whole number"]),
         (["--way", "1"], ["way = 1", "greater than or equal to 2"]),
         (["--way", "5"], ["training", "5-way", "there are 4", "--way 4 or fewer"]),
         (["--set", "val_way=4"], ["validation", "there are 3", "val_way"]),
@@ -470,7 +470,7 @@ def test_a_checkpoint_of_another_number_of_classes(cli, tmp_path: Path) -> None:
         (["--split", "tset"], ["unknown split 'tset'", "did you mean 'test'"]),
         (["--checkpoint", "bets"], ["unknown checkpoint 'bets'", "did you mean 'best'"]),
         (["--device", "nonsense"], ["device 'nonsense'", "use cpu"]),
-        (["--shot", "two"], ["--shot", "integer", "evaluate --help"]),
+        (["--shot", "two"], ["--shot two", "whole number"]),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
 )
