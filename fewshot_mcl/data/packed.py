@@ -149,6 +149,8 @@ class PackedSource(Source):
         try:
             images = _read_array(where / "images.npy", memory_share)
             labels = _read_array(where / "labels.npy", 1)
+            if labels.dtype.kind not in "iu":
+                raise ValueError(f"labels of type {labels.dtype}")
             if list(images.shape) != header["shape"]:
                 raise ValueError(f"images of shape {images.shape}")
             return ImageStore(

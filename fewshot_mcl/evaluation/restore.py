@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from fewshot_mcl.objectives import create_objective
 from fewshot_mcl.objectives.base import Objective
 from fewshot_mcl.runs import Run, StoredTensors, Tensors
 
+LARGEST_SCALE = 1e6  # of a mean or deviation of pixels
 LARGEST_IMAGE = 4096  # channels or pixels a side: more than any network here takes
 AGAIN = "Put the file back from a copy, or start a new run."
 
@@ -180,7 +180,11 @@ def _require_card(run: Run, card: dict[str, Any]) -> None:
         and all(type(number) is int and number > 0 for number in numbers)
         and max(numbers[:2]) <= LARGEST_IMAGE
         and all(isinstance(each, list) and len(each) == numbers[0] for each in scales)
-        and all(isinstance(number, float | int) and math.isfinite(number) for each in scales for number in each)
+        and all(
+            isinstance(number, float | int) and -LARGEST_SCALE < number < LARGEST_SCALE
+            for each in scales
+            for number in each
+        )
     )
     if not sound:
         raise DamagedError(f"{run.path / 'model.json'} is damaged (it describes no network)", AGAIN)

@@ -86,6 +86,7 @@ def test_damaged_metrics_are_not_continued(part: float, cli, run: Path) -> None:
         ("model.json", {"in_channels": 1 << 40}),
         ("model.json", {"mean": "abc"}),
         ("model.json", {"std": [float("nan")] * 3}),
+        ("model.json", {"std": [10**400] * 3}),
         ("data.json", {"train": {"classes": 3}}),
         ("data.json", {"train": {"classes": [["a"]]}}),
     ],
@@ -99,7 +100,7 @@ def test_a_card_that_describes_no_network_is_refused(name: str, change: dict, tr
     bad(train(*taught), f"{name} is damaged", "from a copy")
 
 
-@pytest.mark.parametrize("file", ["\ud800", "a\0b"])
+@pytest.mark.parametrize("file", ["\ud800", "a\0b", "", ".."])
 def test_a_manifest_that_names_no_file_is_refused(file: str, cli, run: Path) -> None:
     (run / "checkpoints/best.previous.json").unlink(missing_ok=True)
     write_json(run / "checkpoints/best.json", read_json(run / "checkpoints/best.json") | {"file": file})

@@ -224,6 +224,13 @@ def test_arrays_that_are_none_are_refused(packed, name, content):
         open_source(str(packed)).load("train", EIGHT)
 
 
+def test_labels_that_are_no_integers_are_refused(packed):
+    labels = packed / "train/labels.npy"
+    np.save(labels, np.load(labels).astype(complex))
+    with pytest.raises(UserError, match="train is damaged"):
+        open_source(str(packed)).load("train", EIGHT)
+
+
 @pytest.mark.parametrize("change", [{"schema": float("inf")}, {"splits": {"train": []}}, {"notes": 3}])
 def test_headers_that_say_odd_things_are_refused(packed, change):
     header = json.loads((packed / "store.json").read_text())
