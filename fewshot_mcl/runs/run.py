@@ -296,7 +296,7 @@ class Run:
         if with_metrics and "metrics" in state:
             self._require_metrics(state["metrics"], advice)
         named = Path(str(state["file"])).name
-        if not named:
+        if named in ("", ".."):
             raise DamagedError(f"{path} is damaged: it names no file", advice)
         return read_tensors(path.with_name(named), state["sha256"], manifest, advice), state
 
