@@ -352,6 +352,7 @@ def test_the_best_on_test_has_its_own_name_and_every_epoch_to_show_for_it(classi
         copy = Path(shutil.copytree(out, tmp_path / f"after {number}"))
         state = read_json(copy / "checkpoints/last.json") | read_json(copy / f"checkpoints/after-{number}.json")
         write_json(copy / "checkpoints/last.json", state | {"checkpoint": "last"})
+        (copy / "checkpoints/last.previous.json").unlink()
         good(cli("evaluate", copy))
         by_epoch.append(errors(copy, 2))
     for network in ("peer 0", "peer 1", "ensemble"):

@@ -10,6 +10,8 @@ from command_line import TINY, TINY_CLASSIFY, bad, class_folders, good
 from forked import Forge, Session, kept
 from trouble import Trouble
 
+from fewshot_mcl.resources import program
+
 RUN = [*TINY, "--episodes", 4, "--set", "val_every=2"]
 TASK = "fewshot_mcl.training.episodic:EpisodicTask."
 STOPPING = "stopping: this step is finished and saved first; again to stop at once"
@@ -42,7 +44,7 @@ def test_a_chain_of_signals_at_every_stage_changes_no_byte(
         *before, last = answer.err.splitlines()
         assert before == ([] if trouble.file.endswith("closing") else [STOPPING])
         assert last == (
-            f"stopped after episode {step}; the checkpoint of episode {step} is safe. Continue with: fewshot-mcl train "
+            f"stopped after episode {step}; the checkpoint of episode {step} is safe. Continue with: {program()} train "
             f"--out {out} --resume"
         )
         assert not (out / "model.json").exists()
@@ -80,7 +82,7 @@ def test_classify_stops_and_goes_on(forge: Forge, tmp_path: Path) -> None:
     step = "fewshot_mcl.training.supervised:SupervisedTask.step"
     answer = forge.run(*begin, out, below=out, trouble=Trouble("SIGTERM", "call", step, 3))
     assert answer.code == 143
-    assert answer.err.endswith(f"Continue with: fewshot-mcl classify --out {out} --resume\n")
+    assert answer.err.endswith(f"Continue with: {program()} classify --out {out} --resume\n")
     good(forge.run("classify", "--out", out, "--resume"), "top-1 error")
     assert kept(out) == kept(tmp_path / "whole")
 
