@@ -165,6 +165,7 @@ def serve() -> None:
 
 def _session(request: dict[str, Any]) -> int:
     """The command line, in this process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job of a shell ignores
     import resource
 
     from fewshot_mcl import cli
