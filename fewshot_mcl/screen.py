@@ -183,6 +183,8 @@ def _span(seconds: float) -> str:
     """A time in words, to two or three digits."""
     if seconds < 100:
         return f"{seconds:.2g} s"
+    if seconds < 1000:
+        return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes / 60:,.1f} h"
 

@@ -34,7 +34,7 @@ from fewshot_mcl.training.loop import Trainer
 from fewshot_mcl.training.session import build_task
 from fewshot_mcl.training.supervised import SupervisedTask
 
-WARM_UP, TIMED, SECONDS = 2, 3, 1.5  # steps; steps at least, and for so long
+WARM_UP, TIMED, SECONDS = 2, 3, 6.0  # steps; steps at least, and for so long: a machine is faster or slower for seconds
 PART = 512  # images of a validation that are timed
 
 
