@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -205,7 +206,9 @@ def open_array(path: Path, mode: Literal["r", "c"]) -> np.memmap:
     with path.open("rb") as file:
         if file.read(8) != np.lib.format.magic(1, 0):
             raise ValueError(f"{path.name} is no array file of version 1.0")
-    return np.lib.format.open_memmap(path, mode=mode)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a header as Python 2 wrote it
+        return np.lib.format.open_memmap(path, mode=mode)
 
 
 def _state(found: dict[str, Any]) -> tuple[dict[str, list[dict[str, Any]]], list[str], list[str]]:

@@ -3,8 +3,9 @@
 
     uv run --group dev python tests/campaigns/corruption.py --out benchmarks/results/corruption.md
 
-One finished run, one that was stopped, and another of the same shape whose files are put in the place of theirs. Every byte of the
-small files is flipped in one bit, of the large ones a seeded sample; files are cut, exchanged, removed, and replaced by what is no file.
+One finished run, one that was stopped, and another of the same shape whose files are put in the place of theirs. Bytes of every file
+are flipped in one bit (with --share 1 each byte of a file of up to 4096), and files are cut, exchanged, removed, and replaced by what is
+no file. That a command gives the same result counts only where it did not open the file.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,12 +45,15 @@ from fewshot_mcl.training import episodic
 from fewshot_mcl.training.display import LineDisplay
 
 SMALL = 4096  # bytes: of smaller files every byte is flipped
-UNREAD = {  # files that a command has no need of
-    "evaluate": {"command.txt", "environment.json", "metrics.csv", "model.json", "model.safetensors", "last"},
-    "evaluate last": {"command.txt", "environment.json", "metrics.csv", "model.json", "model.safetensors", "best"},
-    "resume": {"command.txt", "environment.json", "model.safetensors", "model.json"},
-    "teacher": {"command.txt", "environment.json", "metrics.csv", "config.toml", "last", "best"},
-}
+OPENED: set[str] = set()  # what the last command opened to read, unless it had written it anew
+REPLACED: set[str] = set()
+
+
+def _note(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "os.rename":
+        REPLACED.add(str(arguments[1]))
+    elif event == "open" and str(arguments[1] or "r").startswith("r") and str(arguments[0]) not in REPLACED:
+        OPENED.add(str(arguments[0]))
 
 
 def call(*arguments: object) -> Answer:
@@ -137,6 +141,7 @@ class Bench:
 
     work: Path
     data: Path
+    finished: bool = False  # the run that is damaged just now
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
 
@@ -152,6 +157,8 @@ class Bench:
     def answer(self, name: str, root: Path) -> tuple[Answer, object]:
         """What a command says, and the result it leads to: figures, or the SHA-256 of networks and metrics."""
         shutil.rmtree(self.work / "taught", ignore_errors=True)
+        OPENED.clear()
+        REPLACED.clear()
         answer = call(*self.command(name, root))
         if answer.code:
             return answer, None
@@ -163,11 +170,11 @@ class Bench:
                 content["fingerprint"],
             ]
         out = self.work / "taught" if name == "teacher" else root
-        saved = [(out / each).read_bytes() for each in ("model.safetensors", "metrics.csv") if (out / each).is_file()]
-        return answer, [
-            re.findall(r"\d+\.\d+ ± \d+\.\d+", answer.out.split("Trained in")[-1]),
-            saved[-1:] if name == "resume" else saved,
-        ]
+        made = (
+            [] if name == "resume" and self.finished else ["model.safetensors", "metrics.csv"]
+        )  # by this very command
+        figures = re.findall(r"\d+\.\d+ ± \d+\.\d+", answer.out.split("Trained in")[-1])
+        return answer, [figures, *((out / each).read_bytes() for each in made)]
 
 
 def judged(name: str, damage: Damage, answer: Answer, result: object, intact: object) -> str:
@@ -186,8 +193,17 @@ def judged(name: str, damage: Damage, answer: Answer, result: object, intact: ob
     if answer.code:
         return f"! exit code {answer.code}"
     if "the checkpoint before it is used" in answer.out and any(part in answer.out for part in _words(damage)):
-        return "the checkpoint before, said by name"
-    return "the same result" if result == intact else "! another result, and not a word"
+        same = name != "resume" or result == intact
+        return "the checkpoint before, said by name" if same else "! from the checkpoint before, another end"
+    if result != intact:
+        return "! another result, and not a word"
+    read = opened(damage.names)
+    return "! it was read, and nothing noticed" if read else "the same result"
+
+
+def opened(names: Iterable[str]) -> list[str]:
+    """Those of the files of a run that the last command opened to read."""
+    return [name for name in names if any(path.endswith(f"/copy/{name}") for path in OPENED)]
 
 
 def _words(damage: Damage) -> list[str]:
@@ -197,40 +213,36 @@ def _words(damage: Damage) -> list[str]:
     return stems + [f"{kind}{which}.json" for kind in kinds for which in ("", ".previous")]
 
 
-def _unread(name: str, damage: Damage) -> bool:
-    return all(
-        Path(each).name in UNREAD[name] or Path(each).name.split("-")[0].split(".")[0] in UNREAD[name]
-        for each in damage.names
-    )
-
-
 def campaign(bench: Bench, state: str, run: Path, other: Path, share: float, draw: random.Random) -> None:
     """All damage to one run, with every command that has a use for it."""
     names = sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and path.name != "run.lock")
     commands = ["evaluate", "evaluate last", "resume", *(["teacher"] if state == "finished" else [])]
-    copy, intact = bench.work / "copy", {}
+    bench.finished = state == "finished"
+    copy, intact, reads = bench.work / "copy", {}, {}
     for name in commands:
         shutil.copytree(run, copy)
         intact[name] = bench.answer(name, copy)[1]
         assert intact[name] is not None
+        reads[name] = opened(names)
         shutil.rmtree(copy)
     cases = [*exchanges(run, names, other), *(each for name in names for each in replacements(name))]
     for name in names:
         cases += [*flips(run, name, draw, round(share * SMALL)), *cuts(run, name, draw, round(share * 60))]
     for number, damage in enumerate(cases):
-        chosen = (
-            commands
-            if damage.kind not in ("flip", "cut")
-            else [n for n in commands if not _unread(n, damage)] or commands[:1]
-        )
-        for name in chosen if damage.kind not in ("flip", "cut") else [chosen[number % len(chosen)]]:
+        chosen = commands
+        if damage.kind in ("flip", "cut"):  # of which there are many: one of the commands that read the file
+            readers = [name for name in commands if damage.names[0] in reads[name]] or commands
+            chosen = [readers[number % len(readers)]]
+        for name in chosen:
             shutil.copytree(run, copy)
             damage.do(copy)
             answer, result = bench.answer(name, copy)
             verdict = judged(name, damage, answer, result, intact[name])
             bench.counts[state, damage.kind, "violation" if verdict.startswith("!") else verdict] += 1
             if verdict.startswith("!"):
-                bench.violations.append(f"{state}, {damage.kind} {' '.join(damage.names)}, {name}: {verdict[2:]}")
+                bench.violations.append(
+                    f"{state}, {damage.kind} {' '.join(Path(each).name for each in damage.names)}, {name}: {verdict[2:]}"
+                )
             shutil.rmtree(copy)
 
 
@@ -292,6 +304,7 @@ def main() -> int:
     out, begun = options.out and options.out.absolute(), time.monotonic()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as temporary:
         os.chdir(temporary)
+        sys.addaudithook(_note)
         bench, runs = prepared(Path(temporary))
         for state in ("finished", "stopped"):
             campaign(bench, state, runs[state], runs["other"], options.share, random.Random(options.seed))
