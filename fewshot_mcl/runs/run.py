@@ -106,9 +106,12 @@ class Run:
         """The run's configuration.
 
         Raises:
-            UserError: if it is damaged, or of a newer version.
+            UserError: if it is not as the run wrote it, or of a newer version.
         """
         path = self.path / "config.toml"
+        known = {_owner(state).get("config.toml") for state in self._manifests()} - {None}
+        if known and hashlib.sha256(files.read(path)).hexdigest() not in known:
+            raise DamagedError(f"{path} was changed, or comes from another run", "Put the file back as the run wrote it.")
         try:
             return resolve(str(path))
         except UserError as error:
@@ -271,6 +274,12 @@ class Run:
             self._damaged.add(name)
             return tensors, state
 
+    def _manifests(self) -> Iterator[dict[str, Any]]:
+        """Those of the checkpoints that can be read."""
+        for path in sorted(self.path.glob("checkpoints/*.json")):
+            with contextlib.suppress(DamagedError):
+                yield files.read_json(path, "file")
+
     def _require_newer(self, name: str, state: dict[str, Any]) -> None:
         """Refuse a checkpoint that is older than the one before it: their files were exchanged."""
         unit, before = self.config.unit, self.path / "checkpoints" / f"{name}.previous.json"
@@ -287,7 +296,7 @@ class Run:
         state = files.read_json(path, *keys)
         if state.get("checkpoint", name) != name:
             raise DamagedError(f"{path} is of the checkpoint '{state['checkpoint']}'", advice)
-        for file, sha256 in state.get("belongs_to", {}).items():
+        for file, sha256 in _owner(state).items():
             if self._identity.get(file) != sha256:
                 raise UserError(
                     f"{path} belongs to another {file} than {self.path / file}, which was changed or comes from another run: put "
@@ -391,6 +400,12 @@ class Run:
             if new:
                 writer.writeheader()
             writer.writerow(row)
+
+
+def _owner(state: dict[str, Any]) -> dict[str, str]:
+    """SHA-256 of the files that a checkpoint belongs to; none are known of runs of schema 1."""
+    owner = state.get("belongs_to")
+    return owner if isinstance(owner, dict) else {}
 
 
 def environment() -> dict[str, Any]:

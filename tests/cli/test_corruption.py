@@ -13,7 +13,7 @@ from command_line import PROTOCOL, Answer, bad, good
 
 from fewshot_mcl.runs.files import read_json, write_json
 
-FILES = ["data.json", "checkpoints/best.json", "checkpoints/last.json", "best weights", "last weights"]
+FILES = ["config.toml", "data.json", "checkpoints/best.json", "checkpoints/last.json", "best weights", "last weights"]
 
 
 def path_of(run: Path, name: str) -> Path:
@@ -48,7 +48,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 def test_damage_is_named_by_every_command_that_reads_the_file(name: str, how: str, cli, run: Path) -> None:
     path = path_of(run, name)
     DAMAGE[how](path)
-    kinds = ("best", "last") if name == "data.json" else ("last",) if "last" in name else ("best",)
+    kinds = ("best", "last") if name in ("config.toml", "data.json") else ("last",) if "last" in name else ("best",)
     for checkpoint in kinds:
         named(cli("evaluate", run, *PROTOCOL, "--checkpoint", checkpoint), path)
     if kinds != ("best",):
