@@ -260,7 +260,11 @@ def classify(
     from fewshot_mcl.evaluation.class_session import evaluate_classifier
 
     print_lines(*training_lines(outcome))
-    print_classification(evaluate_classifier(outcome.run, device=outcome.run.config.device))
+    try:
+        print_classification(evaluate_classifier(outcome.run, device=outcome.run.config.device))
+    except KeyboardInterrupt:
+        again = f"{program()} evaluate {shlex.quote(str(outcome.run.path))}"
+        raise Interrupted(f"the run is trained and saved, and not tested. Test it with: {again}") from None
 
 
 def _dry_run(

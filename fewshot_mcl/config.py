@@ -23,6 +23,8 @@ RECIPE_OF = {  # the recipe of a run whose user names none, by task and data; ""
     "few-shot": {"": "default", "mini-imagenet": "paper"},
     "classify": {"": "classify", **dict.fromkeys(("cifar100", "fashion-mnist", "imagenet"), "paper-code")},
 }
+SCHEMA = 1  # of a configuration file, which may leave it out
+MOST_BYTES, MOST_DOTS = 1 << 20, 200  # in a configuration file, and in a line of it: nested names cost the square
 FINITE = ConfigDict(allow_inf_nan=False)
 Values = dict[str, Any]
 
@@ -95,7 +97,7 @@ class Config(BaseModel):
 
     def to_toml(self) -> str:
         """This configuration as a file that `--config` takes back; where it was written to is not part of it."""
-        return tomli_w.dumps(self.model_dump(exclude_none=True, exclude={"out"}))
+        return tomli_w.dumps({"schema": SCHEMA} | self.model_dump(exclude_none=True, exclude={"out"}))
 
 
 class FewShotConfig(Config):
@@ -280,7 +282,14 @@ def _objective(method: str, lower: Values, explicit: Values) -> Values:
 
 def _read(path: Path) -> Values:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES or any(line.count(b".") > MOST_DOTS for line in content.splitlines()):
+            raise ValueError("it is longer, or nested deeper, than any configuration")
+        values = tomllib.loads(content.decode())
+        if values.pop("schema", SCHEMA) != SCHEMA:
+            raise UserError(f"{path} was written by a newer fewshot-mcl: update this one to read it.")
+        return values
     except OSError as error:
         near = f" Recipes that come with the package: {', '.join(recipes())}." if path.suffix != ".toml" else ""
         raise UserError(f"cannot read the config file {path}: {error.strerror}.{near}") from error

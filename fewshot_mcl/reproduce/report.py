@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from fewshot_mcl import __version__
+from fewshot_mcl.data.names import markdown
 from fewshot_mcl.evaluation.session import Protocol
 from fewshot_mcl.evaluation.statistics import Result, pooled
 from fewshot_mcl.reproduce.cells import Cell
@@ -89,7 +90,7 @@ class Report:
     def _heading(self) -> list[str]:
         content, seeds = self.content, len({cell.seed for cell in self.cells})
         minutes = sum(each.minutes for runs in self.runs.values() for each in runs)
-        data = content["data"] + "".join(f" ({note})" for note in content["notes"])
+        data = markdown(content["data"]) + "".join(f" ({markdown(note)})" for note in content["notes"])
         other = "This is not the data of the paper's table: its figures are of another kind, shown for reference only."
         return [
             f"# {self.table.title}",

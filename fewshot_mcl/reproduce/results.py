@@ -15,6 +15,9 @@ from fewshot_mcl.evaluation.session import Protocol, evaluate_run
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.reproduce.cells import Cell
 from fewshot_mcl.runs import Run
+from fewshot_mcl.runs.tensors import Tensors, read_tensors
+
+PREDICTIONS = "predictions.safetensors"
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,10 @@ def _of_episodes(content: dict[str, Any]) -> dict[str, Result]:
 def _of_images(content: dict[str, Any]) -> dict[str, Result]:
     """Of the last epoch, image by image."""
     file = Path(content["file"])
-    answers = load_file(file.with_name(f"{file.stem}-predictions.safetensors"))
+    path = file.with_name(f"{file.stem}-{PREDICTIONS}")
+    sums = content.get("attachments")  # older evaluations have none
+    again = "Put it back from a copy, or evaluate the run again."
+    answers: Tensors = read_tensors(path, sums[PREDICTIONS], file.name, again) if sums else load_file(path)
     labels = answers.pop("labels")
     last = {name.removeprefix("last/"): each for name, each in answers.items() if name.startswith("last/")}
     return {name: Result((each == labels).double()) for name, each in last.items()}

@@ -38,7 +38,7 @@ from fewshot_mcl import __version__
 from fewshot_mcl.config import COMMANDS, Config, FewShotConfig, resolve
 from fewshot_mcl.data.sources import ImageOptions
 from fewshot_mcl.errors import DamagedError, UserError
-from fewshot_mcl.resources import existing_run
+from fewshot_mcl.resources import existing_run, program
 from fewshot_mcl.runs import files
 from fewshot_mcl.runs.tensors import StoredTensors, Tensors, read_tensors, write_tensors
 
@@ -80,17 +80,18 @@ class Run:
                 f"cannot make the run directory {made}: {error.strerror}. Choose another place: --out DIR."
             ) from error
         run, path = cls(made), made
-        files.write(path / "config.toml", config.to_toml().encode())
+        run.note_command()
         run.write_json("environment.json", environment())
         run.write_json("data.json", data)
-        run.note_command()
+        files.write(path / "config.toml", config.to_toml().encode())  # the last: with it a directory is a run
         return run
 
     @staticmethod
     def refuse_existing(path: Path) -> None:
         """Raise `UserError` where a new run cannot be made at `path`, because something is there."""
         if os.path.lexists(path):
-            raise UserError(f"{path} exists. Choose another --out, or continue that run: --out {path} --resume.")
+            or_else = f", or continue that run: --out {path} --resume" if (path / "config.toml").exists() else ""
+            raise UserError(f"{path} exists. Choose another --out{or_else}.")
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -111,7 +112,9 @@ class Run:
         path = self.path / "config.toml"
         known = {_owner(state).get("config.toml") for state in self._manifests()} - {None}
         if known and hashlib.sha256(files.read(path)).hexdigest() not in known:
-            raise DamagedError(f"{path} was changed, or comes from another run", "Put the file back as the run wrote it.")
+            raise DamagedError(
+                f"{path} was changed, or comes from another run", "Put the file back as the run wrote it."
+            )
         try:
             return resolve(str(path))
         except UserError as error:
@@ -239,6 +242,10 @@ class Run:
             return str(files.read_json(before, "file")["file"])
         return None
 
+    def has_begun(self) -> bool:
+        """Whether a checkpoint was ever saved."""
+        return any(self.path.glob("checkpoints/*.json"))
+
     def has_checkpoint(self, name: str) -> bool:
         """Whether there is one of that name."""
         return (self.path / "checkpoints" / f"{name}.json").exists()
@@ -258,8 +265,8 @@ class Run:
         folder = self.path / "checkpoints"
         if not any((folder / f"{name}{which}.json").exists() for which in ("", ".previous")):
             raise UserError(
-                f"{self.path} has no checkpoint '{name}' (checkpoints/{name}.json): it was stopped before its first one. Start a "
-                f"new run: --config {self.path / 'config.toml'} with another --out."
+                f"{self.path} has no checkpoint '{name}' (checkpoints/{name}.json): it was stopped before its first one. Train it: "
+                f"{program()} {COMMANDS[self.config.task]} --out {shlex.quote(str(self.path))} --resume"
             )
         try:
             tensors, state = self._load(name, f"{name}.json", with_metrics)
@@ -352,7 +359,10 @@ class Run:
         return read_tensors(self.path / "model.safetensors", card["sha256"], "model.json", again), card
 
     def save_evaluation(self, content: dict[str, Any], attachments: dict[str, bytes] | None = None) -> Path:
-        """Keep an evaluation under the next free number, and beside it `attachments` as evaluation-NNN-NAME."""
+        """Keep an evaluation under the next free number, and beside it `attachments` as evaluation-NNN-NAME.
+
+        The JSON file has their SHA-256, by name, under "attachments".
+        """
         folder = self.path / "evaluations"
         with contextlib.ExitStack() as held:
             try:
@@ -364,9 +374,10 @@ class Run:
                 ) from error
             paths = (folder / f"evaluation-{number:03d}.json" for number in itertools.count(1))
             path = next(path for path in paths if not path.exists())
-            for name, data in (attachments or {}).items():
-                files.write(folder / f"{path.stem}-{name}", data)
-            self.write_json(f"evaluations/{path.name}", content)
+            sums = {
+                name: files.write(folder / f"{path.stem}-{name}", data) for name, data in (attachments or {}).items()
+            }
+            self.write_json(f"evaluations/{path.name}", content | ({"attachments": sums} if sums else {}))
         return path
 
     def keep_metrics_until(self, state: dict[str, Any]) -> None:

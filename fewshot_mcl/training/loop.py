@@ -260,11 +260,15 @@ class Trainer:
         self.saved = self.done
 
     def resume(self) -> None:
-        """Take up the last checkpoint of the run.
+        """Take up the last checkpoint of the run; one that never had any begins again.
 
         Raises:
-            UserError: if there is none, it is damaged, or it does not fit this configuration.
+            UserError: if it is missing or damaged, or does not fit this configuration.
         """
+        if not self.run.has_begun():
+            self.run.keep_metrics_until({"metrics": {"bytes": 0}})
+            self.run.notes.append("it was stopped before its first checkpoint, and begins again")
+            return
         tensors, state = self.run.load_checkpoint("last", with_metrics=True)
         optimizer: dict[int, dict[str, Tensor]] = {}
         for name in [name for name in tensors if name.startswith("optimizer.")]:

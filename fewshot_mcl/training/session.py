@@ -86,12 +86,15 @@ def _train(
     if resume and not finished:
         run.note_command()
     _announce(console, _heading(task, run, (*notes, *run.notes), trainer.done))
+    said = len(run.notes)
     try:
         with stopping:
             with display:
                 trainer.train()
             stopping.all_saved()
-            return _finish(task, run, trainer.seconds, save=not finished)
+            outcome = _finish(task, run, trainer.seconds, save=not finished)
+            _announce(console, run.notes[said:])
+            return outcome
     except KeyboardInterrupt:
         raise Interrupted(_left(run, trainer)) from None
     except Interrupted as stopped:
@@ -157,10 +160,10 @@ def task_on(stores: dict[str, ImageStore], config: Config, device: torch.device)
 def _left(run: Run, trainer: Trainer) -> str:
     """What a run that was stopped leaves behind."""
     unit, done = trainer.config.unit, trainer.done
+    again = f"{program()} {COMMANDS[trainer.config.task]} --out {shlex.quote(str(run.path))} --resume"
     if not trainer.saved:
         when = "val_every" if unit == "episode" else "save_every"
-        return f"stopped after {unit} {done}, before the first checkpoint ({when}): {run.path} cannot be resumed."
-    again = f"{program()} {COMMANDS[trainer.config.task]} --out {shlex.quote(str(run.path))} --resume"
+        return f"stopped after {unit} {done}, before the first checkpoint ({when}). Begin it again with: {again}"
     return f"stopped after {unit} {done}; the checkpoint of {unit} {trainer.saved} is safe. Continue with: {again}"
 
 
@@ -201,7 +204,8 @@ def _heading(task: EpisodicTask | SupervisedTask, run: Run, notes: tuple[str, ..
 
 
 def _announce(console: Console, lines: Iterable[str]) -> None:
-    console.print("\n".join(map(printable, lines)), soft_wrap=True, highlight=False, markup=False)
+    for line in lines:
+        console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
 
 
 def _finish(task: EpisodicTask | SupervisedTask, run: Run, seconds: float, save: bool) -> Outcome:

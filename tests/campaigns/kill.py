@@ -31,7 +31,6 @@ RUNS = {  # arguments, unit, steps between two checkpoints at most
     "train": ([*TINY, *NEGATIVES, "--episodes", "8", "--set", "val_every=2"], "episode", 2),
     "classify": ([*TINY_CLASSIFY, *NEGATIVES, "--set", "save_every=2"], "step", 2),
 }
-REFUSED = ("has no checkpoint 'last'", "is not a run directory", "data.json", "does not exist")
 MOST_KILLS = 6  # of one run
 SETUP = {"config.toml", "environment.json", "data.json", "checkpoints", "command.txt"}  # written before the first step
 
@@ -117,7 +116,7 @@ class Campaign:
         for _ in range(self.random.randint(1, MOST_KILLS)):
             answer = self.session(whole, arguments, out, left)
             if answer.code == -9 and not (out / "checkpoints/last.json").exists():
-                self.refused(command, out)
+                self.unsaved(whole, command, out)
                 return
             if answer.code != -9:
                 self.check(answer, out)
@@ -134,12 +133,15 @@ class Campaign:
         if left := list(out.rglob("*.partial")):
             self.violations.append(f"{out.name} has {left[0].name} left")
 
-    def refused(self, command: str, out: Path) -> None:
-        """A run without a checkpoint says so, and a new one can be begun with its configuration."""
+    def unsaved(self, whole: Whole, command: str, out: Path) -> None:
+        """A run without a checkpoint begins again; a directory that was not made to the end is none."""
         self.figures["killed before the first checkpoint"] += 1
         answer = self.forge.run(command, "--out", out, "--resume")
-        if answer.code != 2 or not any(words in answer.err for words in REFUSED):
-            self.violations.append(f"{out.name} has no checkpoint, and: {answer}")
+        if (out / "config.toml").exists():
+            self.check(answer, out)
+            self.compare(whole, out)
+        elif answer.code != 2 or not any(words in answer.err for words in ("is not a run directory", "does not exist")):
+            self.violations.append(f"{out.name} was not made to the end, and: {answer}")
         shutil.rmtree(out, ignore_errors=True)
 
     def lost(self, whole: Whole, out: Path) -> float:

@@ -98,6 +98,9 @@ def test_bad_options(arguments: list[str], words: list[str], train, tmp_path: Pa
         ("out = 3", ["out = 3", "valid string"]),
         ("\udcff", ["mine.toml is not valid TOML"]),
         ("x = " + "[" * 100_000, ["mine.toml is not valid TOML"]),
+        ("[" + "a." * 20_000 + "a]", ["mine.toml is not valid TOML", "nested deeper"]),
+        ("#" * 2_000_000, ["mine.toml is not valid TOML", "longer"]),
+        ("schema = 99", ["mine.toml was written by a newer fewshot-mcl"]),
         ("when = 3", ["[[when]] is a table"]),
         ("when = [3]", ["[[when]] is a table"]),
         ("[[when]]\nmethod = ['mcl']", ["[[when]] is a table"]),
@@ -284,7 +287,7 @@ def test_an_existing_out_is_never_written_into(kind: str, train, cli, run: Path,
     if kind == "dead link":
         out.symlink_to(tmp_path / "nowhere")
     before = tree(tmp_path)
-    bad(train("--out", out), f"{out} exists", "another --out", "--resume")
+    bad(train("--out", out), f"{out} exists", "another --out")
     if kind != "run":
         bad(cli("train", "--out", out, "--resume"), "run directory")
         bad(cli("evaluate", out), "run directory")
@@ -349,14 +352,14 @@ def cut(path: Path, keep: float = 0.5) -> None:
         (lambda run: cut(weights_of(run)), ["damaged or cut short", "SHA-256", "--checkpoint last"]),
         (lambda run: cut(weights_of(run), 0), ["damaged or cut short"]),
         (lambda run: weights_of(run).unlink(), ["cannot read", "no such file", "--checkpoint last"]),
-        (lambda run: (run / "checkpoints/best.json").unlink(), ["no checkpoint 'best'", "start a new run"]),
+        (lambda run: (run / "checkpoints/best.json").unlink(), ["no checkpoint 'best'", "--resume"]),
         (lambda run: cut(run / "checkpoints/best.json"), ["best.json is damaged", "from a copy"]),
         (lambda run: (run / "checkpoints/best.json").write_text("[]"), ["best.json is damaged"]),
         (lambda run: (run / "checkpoints/best.json").write_text('{"schema": 1}'), ["best.json is damaged", "'file'"]),
         (lambda run: (run / "checkpoints/best.json").write_text('{"schema": 99}'), ["newer fewshot-mcl", "update"]),
         (lambda run: cut(run / "data.json"), ["data.json is damaged", "from a copy"]),
         (lambda run: (run / "data.json").unlink(), ["cannot read", "data.json", "no such file"]),
-        (lambda run: (run / "config.toml").write_text("way = "), ["config.toml is not valid TOML"]),
+        (lambda run: (run / "config.toml").write_text("way = "), ["config.toml was changed"]),
         (lambda run: (run / "config.toml").unlink(), ["not a run directory", "config.toml"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -434,7 +437,7 @@ def test_files_of_another_run_are_told_apart(train, cli, run: Path, tmp_path: Pa
             continue
         shutil.copy(tmp_path / "other" / name, run / name)
         for command in (("evaluate", run, *PROTOCOL), ("train", "--out", run, "--resume")):
-            bad(cli(*command), f"belongs to another {name}", "put the file back")
+            bad(cli(*command), name, "comes from another run", "put the file back")
         (run / name).write_bytes(kept)
     last, best = (run / f"checkpoints/{name}.json" for name in ("last", "best"))
     last.write_bytes(best.read_bytes())

@@ -414,7 +414,7 @@ def test_stopped_before_the_first_checkpoint(classify, cli, tmp_path: Path, stop
     answer = classify("--out", tmp_path / "run")
     assert answer.code == 130
     assert "stopped after step 1, before the first checkpoint (save_every)" in answer.err
-    bad(cli("classify", "--out", tmp_path / "run", "--resume"), "no checkpoint 'last'", "another --out")
+    bad(cli("evaluate", tmp_path / "run"), "no checkpoint 'last'", "classify --out", "--resume")
 
 
 # The test split.

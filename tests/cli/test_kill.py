@@ -6,6 +6,7 @@ The hundreds of kills at seeded instants are `tests/campaigns/kill.py`.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -50,11 +51,21 @@ def test_killed_again_and_again_while_saving(forge: Forge, data: Path, whole: Pa
 
 
 def test_killed_before_its_first_checkpoint(forge: Forge, data: Path, whole: Path, tmp_path: Path) -> None:
-    out, again = tmp_path / "run", tmp_path / "again"
+    out = tmp_path / "run"
     killed(forge, out, Trouble("SIGKILL", *INSIDE[0]), "train", "--data", data, *RUN, "--out", out)
-    bad(forge.run("train", "--out", out, "--resume"), "no checkpoint 'last'", "start a new run", "another --out")
-    good(forge.run("train", "--config", out / "config.toml", "--out", again))
-    assert kept(again) == kept(whole)
+    good(forge.run("train", "--out", out, "--resume"), "begins again")
+    assert kept(out) == kept(whole)
+
+
+@pytest.mark.parametrize("file", ["environment.json", "data.json", "config.toml"])
+def test_killed_while_its_directory_is_made(file: str, forge: Forge, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    begin = ("train", "--data", data, *RUN, "--out", out)
+    killed(forge, out, Trouble("SIGKILL", "replace", re.escape(file), 1), *begin)
+    bad(forge.run("train", "--out", out, "--resume"), "is not a run directory")
+    answer = forge.run(*begin)
+    bad(answer, "exists", "another --out")
+    assert "--resume" not in answer.err
 
 
 def test_killed_between_a_checkpoint_without_metrics_and_the_next(forge: Forge, data: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from fewshot_mcl.reproduce.cells import Cell, Choice, cells_of
 from fewshot_mcl.reproduce.paper import TABLES
 from fewshot_mcl.reproduce.report import Report
 from fewshot_mcl.reproduce.results import Found, is_papers_data
-from fewshot_mcl.runs.files import write_json
+from fewshot_mcl.runs.files import read_json, sha256, write_json
 from fewshot_mcl.training import estimate
 from fewshot_mcl.training.supervised import SupervisedTask
 
@@ -405,6 +405,11 @@ def test_figures_and_differences_are_those_of_the_saved_evaluations(reproduce, o
             if each != "labels":
                 said[each] = torch.randint(3, said["labels"].shape, generator=generator, dtype=torch.int32)
         save_file(said, file)
+        bad(reproduce("--out", out), f"{file} is damaged", "evaluation-001.json")
+        saved = file.with_name("evaluation-001.json")
+        content = read_json(saved, "attachments")
+        content["attachments"]["predictions.safetensors"] = sha256(file)
+        write_json(saved, content)
         deployed = "peer 0" if "baseline" in name else "peer 3"
         method = name.split("-", 1)[1].rpartition("-")[0]
         wrong.setdefault(method, []).append((said[f"last/{deployed}"] != said["labels"]).double().numpy())
