@@ -265,8 +265,8 @@ class Run:
         folder = self.path / "checkpoints"
         if not any((folder / f"{name}{which}.json").exists() for which in ("", ".previous")):
             raise UserError(
-                f"{self.path} has no checkpoint '{name}' (checkpoints/{name}.json): it was stopped before its first one. Train it: "
-                f"{program()} {COMMANDS[self.config.task]} --out {shlex.quote(str(self.path))} --resume"
+                f"{self.path} has no checkpoint '{name}' (checkpoints/{name}.json): it was stopped before its first one. Train "
+                f"it: {program()} {COMMANDS[self.config.task]} --out {shlex.quote(str(self.path))} --resume"
             )
         try:
             tensors, state = self._load(name, f"{name}.json", with_metrics)
