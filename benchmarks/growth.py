@@ -181,7 +181,7 @@ def main() -> None:
         "Growth",
         [
             "\n".join(about),
-            "An exponent e says that the cost grows as size ** e: least squares on the logarithms of the upper half of the range.",
+            "An exponent e says that the cost grows as size ** e: least squares on logarithms of the upper half of the range.",
             harness.table(["", "size", "range", "exponent of time", "exponent of memory"], fitted),
             f"![time and memory against size]({image.name})",
             harness.table(["", "size", "ms", "MiB"], points),

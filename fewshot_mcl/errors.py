@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
 LISTED = 12  # more valid names than this are not listed: the nearest one is named whatever it is
 
 
@@ -43,7 +44,7 @@ class Interrupted(Exception):  # noqa: N818 (it is no error)
         code: that the command line exits with: 130 after Ctrl-C, 143 after a request to end.
     """
 
-    def __init__(self, text: str, code: int = 130) -> None:
+    def __init__(self, text: str, code: int = INTERRUPTED) -> None:
         super().__init__(text)
         self.code = code
 

@@ -1,0 +1,75 @@
+"""`reproduce`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewshot_mcl.errors import UserError, unknown
+from fewshot_mcl.options import (
+    CLASS_RECIPES,
+    DATA,
+    RECIPES,
+    RUN,
+    TABLE,
+    TRAINING,
+    ProtocolName,
+    Root,
+    Settings,
+    given,
+    option,
+)
+from fewshot_mcl.screen import print_estimates, print_lines
+
+
+def reproduce(
+    table: Annotated[str, typer.Argument(help="table1, table2, table3, table4 or ablation.", show_default=False)],
+    rows: Annotated[list[str] | None, option(TABLE, "Rows; may be repeated.", default="all")] = None,
+    columns: Annotated[list[str] | None, option(TABLE, "Columns; may be repeated.", default="all")] = None,
+    seeds: Annotated[int, given(TABLE, "Runs of each cell.")] = 3,
+    data: Annotated[str | None, option(DATA, "As for train or classify.", default="the table's own")] = None,
+    root: Root = None,
+    epochs: Annotated[int | None, option(TRAINING, "Of table1, table2, table3, ablation.", default="by recipe")] = None,
+    episodes: Annotated[int | None, option(TRAINING, "Training episodes of table4.", default="by recipe")] = None,
+    config: Annotated[
+        str | None,
+        option(
+            TRAINING,
+            f"A TOML file, or a recipe: {', '.join([*CLASS_RECIPES, *RECIPES])}.",
+            default="that of the table's data",
+        ),
+    ] = None,
+    settings: Settings = None,
+    protocol: ProtocolName = None,
+    jobs: Annotated[int, given(RUN, "Runs at a time.")] = 1,
+    out: Annotated[
+        Path | None, option(RUN, "Folder of the runs and the table; tables may share it.", default="reproduced/DATA")
+    ] = None,
+    dry_run: Annotated[bool, option(RUN, "Only list the runs, with what each would take.", "--dry-run")] = False,
+) -> None:
+    """Train the cells of a table of the paper that are not done yet, and write the table: the paper's figures and ours."""
+    from fewshot_mcl.reproduce.paper import TABLES
+
+    if table not in TABLES:
+        raise unknown("table", table, TABLES)
+    for name, value in (("seeds", seeds), ("jobs", jobs)):
+        if value < 1:
+            raise UserError(f"--{name} {value}: at least one is needed.")
+    wrong, length = ("epochs", epochs) if TABLES[table].task == "few-shot" else ("episodes", episodes)
+    if length is not None:
+        raise UserError(f"--{wrong} means nothing for {table}: use --{'episodes' if wrong == 'epochs' else 'epochs'}.")
+    from fewshot_mcl.evaluation.session import preset
+    from fewshot_mcl.reproduce.cells import Choice
+    from fewshot_mcl.reproduce.session import Request, estimates
+    from fewshot_mcl.reproduce.session import reproduce as run
+
+    named = {"data": data, "root": str(root) if root else None, "epochs": epochs, "episodes": episodes}
+    options = {name: value for name, value in named.items() if value is not None}
+    choice = Choice(tuple(rows or ()), tuple(columns or ()), seeds, config, options, tuple(settings or ()))
+    folder = out or Path("reproduced") / Path(data or TABLES[table].data).name
+    request = Request(table, choice, folder, jobs, preset(protocol or "paper-text"))
+    if dry_run:
+        print_estimates(estimates(request, print_lines), len(request.cells()), jobs)
+        return
+    text, path = run(request, print_lines)
+    print_lines("", *text.splitlines(), f"written {path}")

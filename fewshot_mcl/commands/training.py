@@ -1,0 +1,214 @@
+"""`train` and `classify`."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fewshot_mcl.errors import Interrupted, UserError
+from fewshot_mcl.networks import BACKBONES
+from fewshot_mcl.options import (
+    CLASS_RECIPE,
+    CLASS_RECIPES,
+    DATA,
+    METHOD,
+    RECIPE,
+    RECIPES,
+    RUN,
+    SHOWN,
+    TRAINING,
+    BackboneName,
+    Color,
+    Data,
+    Deterministic,
+    DryRun,
+    ImageSize,
+    Method,
+    OnBadImage,
+    Out,
+    Peers,
+    Resize,
+    Resume,
+    Root,
+    Seed,
+    Settings,
+    Teacher,
+    Tune,
+    option,
+)
+from fewshot_mcl.resources import program
+from fewshot_mcl.screen import (
+    print_choice,
+    print_classification,
+    print_estimate,
+    print_lines,
+    training_lines,
+    tuning_table,
+)
+
+if TYPE_CHECKING:
+    from fewshot_mcl.config import Config
+    from fewshot_mcl.training.session import Outcome
+    from fewshot_mcl.training.tune import Tuning
+
+
+def train(
+    data: Data = None,
+    root: Root = None,
+    image_size: ImageSize = None,
+    color: Color = None,
+    resize: Resize = None,
+    on_bad_image: OnBadImage = None,
+    method: Method = None,
+    teacher: Teacher = None,
+    backbone: BackboneName = None,
+    peers: Peers = None,
+    episodes: Annotated[
+        int | None, option(TRAINING, "Episodes, one optimizer step each.", default=RECIPE["episodes"])
+    ] = None,
+    way: Annotated[int | None, option(TRAINING, "Classes in an episode.", default=RECIPE["way"])] = None,
+    shot: Annotated[int | None, option(TRAINING, "Support images of each class.", default=RECIPE["shot"])] = None,
+    query: Annotated[int | None, option(TRAINING, "Query images of each class.", default=RECIPE["query"])] = None,
+    lr: Annotated[float | None, option(TRAINING, "Learning rate of Adam.", default=RECIPE["lr"])] = None,
+    seed: Seed = None,
+    config: Annotated[
+        str | None,
+        option(RUN, f"A TOML file, or a recipe: {', '.join(RECIPES)}.", default="default; paper for mini-imagenet"),
+    ] = None,
+    settings: Settings = None,
+    out: Out = None,
+    resume: Resume = False,
+    tune: Tune = False,
+    deterministic: Deterministic = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train peers on episodes; the best by validation is kept. Defaults are those of the default recipe."""
+    options = {
+        "data": data, "root": root, "image_size": image_size, "color": color, "resize": resize,
+        "on_bad_image": on_bad_image, "method": method, "teacher": teacher, "backbone": backbone, "peers": peers,
+        "episodes": episodes, "way": way, "shot": shot, "query": query, "lr": lr, "seed": seed, "out": out,
+        "deterministic": deterministic or None,
+    }  # fmt: skip
+    if dry_run:
+        _dry_run("few-shot", config, options, settings, resume, tune)
+        return
+    print_lines(*training_lines(_train("few-shot", config, options, settings, resume, tune)))
+
+
+def classify(
+    data: Annotated[
+        str | None,
+        option(
+            DATA,
+            "glyphs; cifar100, fashion-mnist, imagenet or mini-imagenet (with --root); or the path of a folder.",
+            default=CLASS_RECIPE["data"],
+        ),
+    ] = None,
+    root: Root = None,
+    image_size: ImageSize = None,
+    color: Color = None,
+    resize: Resize = None,
+    on_bad_image: OnBadImage = None,
+    method: Method = None,
+    teacher: Teacher = None,
+    backbone: Annotated[
+        str | None, option(METHOD, ", ".join(BACKBONES), default=f"{CLASS_RECIPE['backbone']}; by recipe")
+    ] = None,
+    peers: Peers = None,
+    epochs: Annotated[
+        int | None,
+        option(TRAINING, "Times through the training images.", default=f"{CLASS_RECIPE['epochs']}; by recipe"),
+    ] = None,
+    batch: Annotated[int | None, option(TRAINING, "Images a step.", default="by recipe")] = None,
+    lr: Annotated[float | None, option(TRAINING, "Highest learning rate of SGD.", default="by recipe")] = None,
+    seed: Seed = None,
+    config: Annotated[
+        str | None,
+        option(
+            RUN,
+            f"A TOML file, or a recipe: {', '.join(CLASS_RECIPES)}.",
+            default="classify; paper-code for cifar100, fashion-mnist, imagenet",
+        ),
+    ] = None,
+    settings: Settings = None,
+    out: Out = None,
+    resume: Resume = False,
+    tune: Tune = False,
+    deterministic: Deterministic = False,
+    dry_run: DryRun = False,
+    device: Annotated[str | None, option(SHOWN, "auto, cpu, cuda, ...", default="auto")] = None,
+) -> None:
+    """Train peers to classify images, then test the networks on images of the same classes they have not seen."""
+    options = {
+        "data": data, "root": root, "image_size": image_size, "color": color, "resize": resize,
+        "on_bad_image": on_bad_image, "method": method, "teacher": teacher, "backbone": backbone, "peers": peers,
+        "epochs": epochs, "batch": batch, "lr": lr, "seed": seed, "out": out, "device": device,
+        "deterministic": deterministic or None,
+    }  # fmt: skip
+    if dry_run:
+        _dry_run("classify", config, options, settings, resume, tune)
+        return
+    outcome = _train("classify", config, options, settings, resume, tune)
+    from fewshot_mcl.evaluation.class_session import evaluate_classifier
+
+    print_lines(*training_lines(outcome))
+    try:
+        print_classification(evaluate_classifier(outcome.run, device=outcome.run.config.device))
+    except KeyboardInterrupt:
+        again = f"{program()} evaluate {shlex.quote(str(outcome.run.path))}"
+        raise Interrupted(f"the run is trained and saved, and not tested. Test it with: {again}") from None
+
+
+def _dry_run(
+    task: str, config: str | None, options: dict[str, Any], settings: list[str] | None, resume: bool, tune: bool
+) -> None:
+    """Say what the run that these options describe would take."""
+    if resume:
+        raise UserError("--dry-run is of a new run: leave --resume out.")
+    from fewshot_mcl.config import resolve
+    from fewshot_mcl.training.estimate import estimate
+
+    resolved = resolve(config, _as_text(options), settings, task=task)
+    if tune:
+        resolved, _ = _tuned(resolved)
+    print_estimate(resolved, estimate(resolved))
+
+
+def _tuned(config: "Config") -> "tuple[Config, Tuning]":
+    """The fastest variant of a configuration, with what was measured on the way."""
+    from fewshot_mcl.training.tune import tune
+
+    config, tuning = tune(config, tuning_table())
+    print_choice(tuning)
+    return config, tuning
+
+
+def _as_text(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+
+
+def _train(
+    task: str, config: str | None, options: dict[str, Any], settings: list[str] | None, resume: bool, tune: bool
+) -> "Outcome":
+    """The run that these options describe, trained or resumed."""
+    from rich.console import Console
+
+    from fewshot_mcl.config import resolve
+    from fewshot_mcl.runs import Run
+
+    if resume and tune:
+        raise UserError("a run goes on as it was begun, so --tune is of a new run: leave --resume or --tune out.")
+    options = _as_text(options)
+    out = Path(options["out"]) if options["out"] else None
+    if not resume or out is None:
+        resolved = resolve(config, options, settings, task=task)
+        out = Path(resolved.out) if resolved.out else None
+    if resume:
+        if out is None:
+            raise UserError("which run is to be resumed? Name its directory: --out RUN --resume.")
+        resolved = Run.open(out).agreed(config, options, settings, task)
+    elif out is not None:
+        Run.refuse_existing(out)  # before anything is loaded
+    resolved, tuning = _tuned(resolved) if tune else (resolved, None)
+    from fewshot_mcl.training import session
+
+    return session.train(resolved, out, resume, Console(), tuning)
