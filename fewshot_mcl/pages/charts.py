@@ -1,0 +1,62 @@
+"""Charts as inline SVG whose ink follows the page's colours."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
+
+from fewshot_mcl.errors import UserError
+from fewshot_mcl.pages.page import PALETTE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK = "#123456"  # stands for the page's text colour until the SVG is written
+
+
+def new_figure(width: float = 7.5, height: float = 3.6, **options: Any) -> tuple[Figure, Any]:
+    """A figure and its axes (as of `matplotlib.pyplot.subplots`, without its global state); sizes in inches.
+
+    Raises:
+        UserError: if matplotlib is not installed.
+    """
+    try:
+        from cycler import cycler
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("pictures of curves need matplotlib: install fewshot-mcl[report].") from error
+    ink = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
+    style: Any = {
+        **ink, "axes.prop_cycle": cycler(color=PALETTE), "axes.spines.top": False, "axes.spines.right": False,
+        "axes.grid": True, "grid.alpha": 0.3, "grid.color": "#888888", "font.size": 10, "legend.frameon": False,
+    }  # fmt: skip
+    with rc_context(style):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots(**options)
+
+
+def chart(figure: Figure, title: str, description: str) -> Markup:
+    """A matplotlib figure as a `figure` element: an inline SVG and a caption, which readers of screens are told too.
+
+    Args:
+        figure: of `new_figure`.
+        title: what it shows.
+        description: what is to be seen in it, in words: the figures themselves, or what they say.
+    """
+    from matplotlib import rc_context
+
+    out = io.StringIO()
+    with rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "fewshot-mcl"}
+    ):  # text stays text; the same bytes every time
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    svg = out.getvalue()[out.getvalue().index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    label = escape(f"{title}. {description}")
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    caption = Markup("<figcaption><strong>{}.</strong> {}</figcaption>").format(title, description)
+    return Markup(f"<figure>{svg}{caption}</figure>")  # our own SVG: matplotlib escapes what users named
