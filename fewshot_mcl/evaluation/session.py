@@ -78,8 +78,8 @@ def evaluate_run(
     assert isinstance(config, FewShotConfig)
     store, notes = _load(run, protocol.split, data, root)
     if store.split != "train":
-        _refuse_overlap(store, trained["classes"])
-    drawn = {shot: _episodes(store, protocol, shot) for shot in protocol.shots}
+        refuse_overlap(store, trained["classes"])
+    by_shot = {shot: drawn(store, protocol, shot) for shot in protocol.shots}
     peers, state = load_peers(run, checkpoint, pick_device(device))
     place = next(peers.parameters()).device
     mean, std = (torch.tensor(trained[name], device=place) for name in ("mean", "std"))
@@ -87,7 +87,7 @@ def evaluate_run(
         features = embed(peers, store, mean, std, precision=PRECISIONS[precision])
         measure = partial(evaluate_peers, metric=config.metric, scale=config.scale)
         results: list[dict[str, Any]] = []
-        for shot, episodes in drawn.items():
+        for shot, episodes in by_shot.items():
             found = measure(features, episodes)
             entries = {name: _entry(result, name, shot, episodes, protocol) for name, result in found.items()}
             if precision != "float32":
@@ -113,7 +113,8 @@ def _load(run: Run, split: str, data: str | None, root: Path | None) -> tuple[Im
     return source.load(split, options), source.notes
 
 
-def _refuse_overlap(store: ImageStore, training: list[str]) -> None:
+def refuse_overlap(store: ImageStore, training: list[str]) -> None:
+    """Raise `UserError` where a class to be tested was one of training."""
     common = sorted(set(store.class_names) & set(training))
     if common:
         few = ", ".join(printable(name) for name in common[:5]) + (", ..." if len(common) > 5 else "")
@@ -123,7 +124,12 @@ def _refuse_overlap(store: ImageStore, training: list[str]) -> None:
         )
 
 
-def _episodes(store: ImageStore, protocol: Protocol, shot: int) -> Episodes:
+def drawn(store: ImageStore, protocol: Protocol, shot: int) -> Episodes:
+    """The episodes of a protocol, with `shot` support images a class.
+
+    Raises:
+        UserError: where the protocol or the classes do not allow it.
+    """
     if not 2 <= protocol.episodes <= MOST_EPISODES:
         raise UserError(
             f"an interval needs 2 to {MOST_EPISODES:,} episodes, not {protocol.episodes}: use --episodes 600."
