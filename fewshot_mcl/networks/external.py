@@ -6,6 +6,8 @@ classifier comes as one piece: as a single network, or as peers that share nothi
 
 from __future__ import annotations
 
+import pickletools
+import zipfile
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,16 @@ def _take_channels(model: nn.Module, in_channels: int) -> None:
     model.set_submodule(path, nn.Conv2d(in_channels, bias=old.bias is not None, **options))
 
 
+def _require_room(file: Path) -> None:
+    """Raise `ValueError` where a file of torch's old form names more numbers than it has bytes: torch makes room for them."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        for part in range(4):  # a magic number, a version, the machine, and what was saved
+            for _, value, _ in pickletools.genops(stream):
+                if part == 3 and isinstance(value, int) and value > size:
+                    raise ValueError(f"it names {value:,} numbers in {size:,} bytes")
+
+
 def _load(model: nn.Module, file: Path, classifier: str, name: str) -> None:
     """Loads a local file of weights, whose classifier is left out. No pickled object but tensors is read."""
     if not file.is_file():
@@ -63,6 +75,8 @@ def _load(model: nn.Module, file: Path, classifier: str, name: str) -> None:
             f"{file} could harm this machine, read by torch {torch.__version__}: update torch, or use .safetensors."
         )
     try:
+        if not safe and not zipfile.is_zipfile(file):
+            _require_room(file)
         state: Any = load_file(file) if safe else torch.load(file, "cpu", weights_only=True)
         state = state.get("state_dict", state)
         model.load_state_dict({key: v for key, v in state.items() if not key.startswith(f"{classifier}.")})

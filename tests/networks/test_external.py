@@ -86,6 +86,19 @@ def test_refusals(models: Any, tmp_path: Path) -> None:
             create_backbone("torchvision/resnet18", weights=tmp_path / file)
 
 
+def test_weights_in_the_old_form_of_torch(models: Any, tmp_path: Path) -> None:
+    """They load; one that names more numbers than it has bytes is refused before torch makes room for them."""
+    file, state = tmp_path / "old.pt", models.resnet18().state_dict()
+    torch.save(state, file, _use_new_zipfile_serialization=False)
+    backbone = create_backbone("torchvision/resnet18", image_size=64, weights=file)
+    assert torch.equal(next(backbone.parameters()), state["conv1.weight"])
+    numbers = (9408).to_bytes(2, "little")  # of the first convolution, as BININT2
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b"M" + numbers, b"J" + (2**31 - 1).to_bytes(4, "little"), 1))
+    with pytest.raises(UserError, match=r"names 2,147,483,647 numbers in [\d,]+ bytes"):
+        create_backbone("torchvision/resnet18", image_size=64, weights=file)
+
+
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_a_missing_library(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, LIBRARIES[library], None)
