@@ -1,5 +1,6 @@
 """The command line: its commands, and what becomes of their errors. Commands import what they need: --help needs no torch."""
 
+import contextlib
 import io
 import os
 import sys
@@ -56,7 +57,7 @@ def _run() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it: no terminal is too old for a ±
     try:
-        code = _call()
+        code = _call() if os.environ.get("WORLD_SIZE", "1") == "1" else _call_together()
         sys.stdout.flush()
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "fewshot-mcl"
@@ -92,9 +93,22 @@ def _call() -> int:
         return BAD_INPUT
 
 
+def _call_together() -> int:
+    """The same in each of the processes that torchrun has started, of which the first speaks for all."""
+    from fewshot_mcl import parallel
+
+    with (
+        parallel.processes(),
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere if parallel.rank() else sys.stdout),
+    ):
+        return _call()
+
+
 def _say(text: str, code: int) -> int:
     """Print one line, whatever names are in it, on standard error."""
-    print(printable(text), file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":
+        print(printable(text), file=sys.stderr)
     return code
 
 

@@ -59,6 +59,7 @@ class Config(BaseModel):
     form: Literal["loop", "stacked", "grouped"] = "loop"
     layout: Literal["channels-last", "contiguous"] = "channels-last"
     compile: bool = False
+    batch_norm: Literal["synchronised", "per-process", "frozen"] = "synchronised"
     lr: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     seed: int = Field(ge=0)

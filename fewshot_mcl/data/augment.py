@@ -6,29 +6,30 @@ What is drawn depends on the generator alone, which is on the CPU: every device 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Augment = Callable[[Tensor, torch.Generator], Tensor]  # images (B, C, H, W) uint8 -> images of the network's size
+Of = tuple[slice, int]  # a part of a batch of so many images: draws are for all of it, so each is the same in any part
 AREA, RATIO, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10  # of random resized crops, as the field has them
 
 
-def shift(images: Tensor, generator: torch.Generator, *, most: int, flip: bool) -> Tensor:
+def shift(images: Tensor, generator: torch.Generator, *, most: int, flip: bool, of: Of | None = None) -> Tensor:
     """Each image moved by up to `most` pixels each way, zeros coming in, and with `flip` mirrored half the time.
 
     Args:
         images: (B, C, H, W).
         generator: where the draws come from.
+        most, flip: see above.
+        of: which part of a batch these images are; None for all of it.
 
     Returns:
         (B, C, H, W) of the same type.
     """
-    batch = len(images)
-    start = torch.randint(2 * most + 1, (2, batch, 1), generator=generator)[..., 0]
-    chance = torch.rand(batch, 1, generator=generator)[:, 0] if flip else torch.ones(batch)
+    part, batch = of or (slice(None), len(images))
+    start = torch.randint(2 * most + 1, (2, batch, 1), generator=generator)[..., 0][:, part]
+    chance = (torch.rand(batch, 1, generator=generator)[:, 0] if flip else torch.ones(batch))[part]
     padded = torch.nn.functional.pad(images, (most,) * 4)
     form = windows if images.device.type == "cpu" else pixels
     return form(padded, start[0], start[1], chance < 0.5, 2 * most)
@@ -61,7 +62,7 @@ def pixels(padded: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, smaller:
     return padded[number, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def resized_crop(images: Tensor, generator: torch.Generator, *, size: int) -> Tensor:
+def resized_crop(images: Tensor, generator: torch.Generator, *, size: int, of: Of | None = None) -> Tensor:
     """A random part of each image, of 8 to 100% of its area, scaled to `size` x `size`, mirrored half the time.
 
     Scaling is antialiased bilinear. It is linear and separable, so a batch takes two products with small matrices.
@@ -70,14 +71,16 @@ def resized_crop(images: Tensor, generator: torch.Generator, *, size: int) -> Te
         images: (B, C, H, W).
         generator: where the draws come from.
         size: side of the result in pixels.
+        of: which part of a batch these images are; None for all of it.
 
     Returns:
         (B, C, size, size) float32 in the range of `images`.
     """
-    batch, _, height, width = images.shape
-    top, left, tall, wide = crop_boxes(batch, height, width, generator)
+    _, _, height, width = images.shape
+    part, batch = of or (slice(None), len(images))
+    top, left, tall, wide = (each[part] for each in crop_boxes(batch, height, width, generator))
     vertical, horizontal = resampling(top, tall, height, size), resampling(left, wide, width, size)
-    mirrored = torch.rand(batch, 1, 1, generator=generator) < 0.5
+    mirrored = torch.rand(batch, 1, 1, generator=generator)[part] < 0.5
     horizontal = torch.where(mirrored, horizontal.flip(1), horizontal)
     vertical, horizontal = (m.to(images.device)[:, None] for m in (vertical, horizontal))
     return vertical @ images.float() @ horizontal.mT

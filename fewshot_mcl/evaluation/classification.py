@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fewshot_mcl import parallel
 from fewshot_mcl.data.augment import centre_crop
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.evaluation.fewshot import normalise
@@ -33,9 +34,9 @@ class Images:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (B, C, size, size) and labels (B,), in order, where `mean` lies."""
-        for rows in self.rows.split(batch_for(self.mean.device)):
+    def batches(self, part: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (B, C, size, size) and labels (B,) of some rows, in order, where `mean` lies."""
+        for rows in self.rows[part].split(batch_for(self.mean.device)):
             images = centre_crop(self.store.images[rows], self.size).to(self.mean.device)
             yield normalise(images, self.mean, self.std), self.store.labels[rows].to(self.mean.device)
 
@@ -80,8 +81,9 @@ def classify_images(peers: PeerNetwork, ensembles: Ensembles, images: Images) ->
     Returns:
         "peer 0" ... "peer M-1" and, for M > 1, the ensembles.
     """
-    network, parts = folded(peers), []
-    for batch, labels in images.batches():
+    network, parts, unit = folded(peers), [], batch_for(images.mean.device)
+    split = len(images) >= unit * parallel.world()  # as in `fewshot.embed`
+    for batch, labels in images.batches(parallel.part(len(images), unit) if split else slice(None)):
         out = network(batch)
         assert out.logits is not None
         joint = [ensemble(out) for ensemble in ensembles.values()] if len(out.logits) > 1 else []
@@ -89,5 +91,9 @@ def classify_images(peers: PeerNetwork, ensembles: Ensembles, images: Images) ->
         top = logits.topk(min(TOP, logits.shape[-1])).indices
         parts.append((labels.cpu(), top[..., 0].cpu(), (top == labels[:, None]).any(-1).cpu()))
     labels, predictions, in_top5 = (torch.cat(each, -1) for each in zip(*parts))
+    if split:
+        labels, predictions, in_top5 = (
+            parallel.gather(each, each.dim() - 1, len(images), unit) for each in (labels, predictions, in_top5)
+        )
     names = [*(f"peer {m}" for m in range(peers.num_peers)), *ensembles][: len(predictions)]
     return {name: Classified(labels, predictions[i], in_top5[i]) for i, name in enumerate(names)}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from fewshot_mcl import parallel
 from fewshot_mcl.data.episodes import Episodes
 from fewshot_mcl.data.store import ImageStore, copy_channels
 from fewshot_mcl.evaluation.statistics import Result
@@ -78,11 +79,15 @@ def embed(
     precision = precision or mean.dtype
     network, parts = folded(network).to(precision), []
     batch = batch_for(mean.device)
-    for start in range(0, len(store), batch):
+    # Whole batches for each process, so that every product has the shape that it has in one process, and the same digits.
+    split = len(store) >= batch * parallel.world()
+    mine = parallel.part(len(store), batch) if split else slice(0, len(store))
+    for start in range(mine.start, mine.stop, batch):
         images = normalise(store.images[start : start + batch].to(mean.device), mean, std)
         out = network(images.to(precision))
         parts.append((out.features if isinstance(out, PeerOutputs) else out).to(mean.dtype))
-    return torch.cat(parts, dim=-2)
+    features = torch.cat(parts, dim=-2)
+    return parallel.gather(features, features.dim() - 2, len(store), batch) if split else features
 
 
 def episode_logits(features: Tensor, episodes: Episodes, metric: str, scale: float) -> Tensor:
@@ -119,7 +124,8 @@ def evaluate_peers(
     Returns:
         "peer 0" ... "peer M-1" and, for M > 1, "ensemble".
     """
-    peers, way = len(features), episodes.classes.shape[1]
+    peers, way, count = len(features), episodes.classes.shape[1], len(episodes)
+    episodes = episodes[parallel.part(count)]
     batch = batch or (8 if features.device.type == "cpu" else 1024)
     accuracies: list[list[Tensor]] = [[] for _ in range(peers + 1)]
     for part in _batches(episodes, batch):
@@ -127,7 +133,8 @@ def evaluate_peers(
         for kept, values in zip(accuracies, [*logits, logits.sum(0)]):
             kept.append(_accuracies(values, way))
     names = [*(f"peer {m}" for m in range(peers)), "ensemble"]
-    results = {name: Result(torch.cat(parts)) for name, parts in zip(names, accuracies)}
+    found = parallel.gather(torch.stack([torch.cat(parts) for parts in accuracies]), 1, count)
+    results = {name: Result(values) for name, values in zip(names, found)}
     if peers == 1:
         del results["ensemble"]
     return results

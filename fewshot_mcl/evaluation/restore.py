@@ -17,6 +17,7 @@ from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import DamagedError, UserError
 from fewshot_mcl.networks import create_backbone
 from fewshot_mcl.networks.backbone import Backbone
+from fewshot_mcl.networks.batch_norm import set_batch_norm
 from fewshot_mcl.networks.peers import LAYOUTS, PeerNetwork
 from fewshot_mcl.objectives import create_objective
 from fewshot_mcl.objectives.base import Objective
@@ -107,6 +108,7 @@ def build_peers(
             for module in peers.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     nn.init.uniform_(module.weight)
+    set_batch_norm(peers, config.batch_norm)
     return peers.to(memory_format=LAYOUTS[config.layout])
 
 

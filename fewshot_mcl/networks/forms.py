@@ -16,11 +16,22 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fewshot_mcl.errors import UserError
+from fewshot_mcl.networks.batch_norm import FrozenBatchNorm, SynchronisedBatchNorm
 from fewshot_mcl.networks.resnet import Residual
 
 Form = Literal["loop", "stacked", "grouped"]
 # Modules that treat each channel, or each group of channels, for itself: side by side, several networks do not mix in them.
-CHANNELWISE = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.LeakyReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Identity)
+CHANNELWISE = (
+    nn.Conv2d,
+    nn.BatchNorm2d,
+    SynchronisedBatchNorm,
+    FrozenBatchNorm,
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.Identity,
+)
 CONTAINERS = (nn.Sequential, Residual)
 _JOINED: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 Join = Callable[[list[Tensor]], Tensor]

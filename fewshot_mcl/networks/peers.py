@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from fewshot_mcl import parallel
 from fewshot_mcl.errors import UserError, unknown
 from fewshot_mcl.networks import create_backbone, forms
 from fewshot_mcl.networks.backbone import Backbone
@@ -32,6 +33,12 @@ class PeerOutputs:
     features: Tensor
     logits: Tensor | None = None
     stem: Tensor | None = None
+
+    def gathered(self, count: int) -> PeerOutputs:
+        """The outputs of all processes, where these are of one's part of `count` images."""
+        logits = None if self.logits is None else parallel.gather(self.logits, 1, count)
+        stem = None if self.stem is None else parallel.gather(self.stem, 0, count)
+        return PeerOutputs(parallel.gather(self.features, 1, count), logits, stem)
 
 
 def forward_in(peers: PeerNetwork, images: Tensor, precision: str, layout: str = "channels-last") -> PeerOutputs:

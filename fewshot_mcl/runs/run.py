@@ -34,7 +34,7 @@ from typing import Any, Literal
 import filelock
 import torch
 
-from fewshot_mcl import __version__
+from fewshot_mcl import __version__, parallel
 from fewshot_mcl.config import COMMANDS, Config, FewShotConfig, resolve
 from fewshot_mcl.data.sources import ImageOptions
 from fewshot_mcl.errors import DamagedError, UserError
@@ -100,7 +100,7 @@ class Run:
         Raises:
             UserError: if there is none.
         """
-        return cls(existing_run(path))
+        return (FollowedRun if parallel.rank() else cls)(existing_run(path))
 
     @cached_property
     def config(self) -> Config:
@@ -417,6 +417,37 @@ def _owner(state: dict[str, Any]) -> dict[str, str]:
     """SHA-256 of the files that a checkpoint belongs to; none are known of runs of schema 1."""
     owner = state.get("belongs_to")
     return owner if isinstance(owner, dict) else {}
+
+
+class FollowedRun(Run):
+    """The run directory as a process sees it that does not write to it: process 0 does."""
+
+    def save_checkpoint(self, name: str, tensors: Tensors, state: dict[str, Any]) -> None:
+        """Left to process 0."""
+
+    def save_model(self, tensors: Tensors, card: dict[str, Any]) -> None:
+        """Left to process 0."""
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Left to process 0."""
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Left to process 0."""
+
+    def keep_metrics_until(self, state: dict[str, Any]) -> None:
+        """Left to process 0."""
+
+    def note_command(self) -> None:
+        """Left to process 0."""
+
+    def save_evaluation(self, content: dict[str, Any], attachments: dict[str, bytes] | None = None) -> Path:
+        """Left to process 0."""
+        return self.path / "evaluations"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Process 0 has the lock."""
+        yield
 
 
 def environment() -> dict[str, Any]:

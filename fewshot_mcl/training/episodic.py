@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewshot_mcl import draws
+from fewshot_mcl import draws, parallel
 from fewshot_mcl.config import FewShotConfig
 from fewshot_mcl.data.episodes import Episodes, EpisodeSampler
 from fewshot_mcl.data.store import ImageStore
@@ -129,9 +129,13 @@ class EpisodicTask:
         return terms, {f"peer{m}": loss for m, loss in enumerate(losses)}
 
     def _forward(self, indices: Tensor, support: int) -> PeerOutputs:
-        images = self._normalise(self.train.gather(indices).to(self.device))
-        parts = [images] if self.config.joint_forward else [images[:support], images[support:]]
-        outs = [forward_in(self.peers, part, self.config.precision, self.config.layout) for part in parts]
+        sizes = [len(indices)] if self.config.joint_forward else [support, len(indices) - support]
+        mine = [group[parallel.part(len(group))] for group in indices.split(sizes)]  # of this process
+        images = self._normalise(self.train.gather(torch.cat(mine)).to(self.device))
+        outs = [
+            forward_in(self.peers, part, self.config.precision, self.config.layout).gathered(size)
+            for part, size in zip(images.split([len(each) for each in mine]), sizes)
+        ]
         logits, stems = ([x for x in each if x is not None] for each in zip(*((out.logits, out.stem) for out in outs)))
         return PeerOutputs(
             torch.cat([out.features for out in outs], 1),

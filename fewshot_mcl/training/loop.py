@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fewshot_mcl import parallel
 from fewshot_mcl.config import Config
 from fewshot_mcl.errors import Interrupted, NotANumberError
 from fewshot_mcl.evaluation.restore import load_state
@@ -97,6 +98,7 @@ class Trainer:
     ) -> None:
         self.task, self.plan, self.config, self.run, self.display = task, task.plan, config, run, display
         self.modules = task.modules()
+        self._task_step = parallel.step_of(self.modules, task.step)
         self.optimizer = task.optimizer(self.modules.parameters())
         self.stopping = stopping or Stopping()
         self.done = self.saved = 0  # steps
@@ -134,10 +136,11 @@ class Trainer:
             if save or self.done % plan.log_every == 0:
                 self._log(validate)
                 self.seconds = before + time.monotonic() - start
-            if save or self.stopping.signal:
+            asked = self.stopping.heard()
+            if save or asked:
                 self.save()
                 self.seconds = before + time.monotonic() - start
-            if self.stopping.signal:
+            if asked:
                 raise Interrupted("", self.stopping.code)
 
     def _roll_back(self, error: NotANumberError) -> None:
@@ -169,7 +172,7 @@ class Trainer:
     def _step(self, number: int) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * self.task.learning_rate(number)
-        terms, figures = self.task.step(number)
+        terms, figures = self._task_step(number)
         if not bool(torch.isfinite(terms["total"])):
             raise self._diagnosis(number, terms, figures)
         self.optimizer.zero_grad(set_to_none=True)
@@ -257,6 +260,7 @@ class Trainer:
             "sums": self._sums, "summed": self._summed,
         }  # fmt: skip
         self.run.save_checkpoint("last", tensors, state)
+        parallel.wait()
         self.saved = self.done
 
     def resume(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
+from fewshot_mcl import parallel
 from fewshot_mcl.config import COMMANDS, ClassifyConfig, Config, FewShotConfig
 from fewshot_mcl.data.labelled import open_labelled
 from fewshot_mcl.data.names import printable
@@ -62,26 +64,43 @@ def train(config: Config, out: Path | None, resume: bool, console: Console, tuni
         UserError: for anything the user can mend.
     """
     with training_only(), deterministic(config):
-        task, data, notes = build_task(config, pick_device(config.device))
+        task, data, notes = parallel.together(lambda: build_task(config, pick_device(config.device)))
         if not resume:
             budget.require_disk(task, out)
-        run = _open(out, data) if resume and out else Run.create(out, config, data)
+        for split, each in data.items():
+            parallel.same(each["fingerprint"], f"{split} images")
+        run = _run(config, out, resume, data)
         with run.locked():
             if tuning:
                 run.write_json("tuning.json", tuning.record())
             return _train(task, run, notes, resume, console)
 
 
+def _run(config: Config, out: Path | None, resume: bool, data: dict[str, Any]) -> Run:
+    """The run directory, which process 0 makes and the others follow."""
+
+    def first() -> Run | None:
+        if parallel.rank():
+            return None
+        return _open(out, data) if resume and out else Run.create(out, config, data)
+
+    run = parallel.together(first)
+    path = parallel.told(str(run.path) if run else "")
+    return run or Run.open(Path(path))
+
+
 def _train(
     task: EpisodicTask | SupervisedTask, run: Run, notes: tuple[str, ...], resume: bool, console: Console
 ) -> Outcome:
     config, stopping = task.config, Stopping()
+    if parallel.rank():  # process 0 speaks for all
+        console = Console(file=io.StringIO())
     display = (LiveDisplay if console.is_terminal else LineDisplay)(
         console, task.plan.steps, task.where, config.peers, task.protocol()
     )
     trainer = Trainer(task, config, run, display, stopping)
     if resume:
-        trainer.resume()
+        parallel.together(trainer.resume)
     finished = trainer.done == task.plan.steps and (run.path / "model.json").exists()
     if resume and not finished:
         run.note_command()

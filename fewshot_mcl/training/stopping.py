@@ -11,6 +11,7 @@ import threading
 from types import FrameType
 from typing import Any
 
+from fewshot_mcl import parallel
 from fewshot_mcl.errors import Interrupted
 
 ASKING = (signal.SIGINT, signal.SIGTERM)
@@ -32,6 +33,11 @@ class Stopping:
     def code(self) -> int:
         """The exit code that a shell gives a process which that signal has ended."""
         return 128 + (self.signal or 0)
+
+    def heard(self) -> bool:
+        """Whether a signal came to this process or to another one that trains the run."""
+        self.signal = parallel.largest(self.signal or 0) or None
+        return self.signal is not None
 
     def all_saved(self) -> None:
         """Say that there is nothing left to finish: from here on the first signal, or one that came just now, ends the run.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewshot_mcl import draws
+from fewshot_mcl import draws, parallel
 from fewshot_mcl.config import ClassifyConfig
 from fewshot_mcl.data import augment
 from fewshot_mcl.data.labelled import hold_out
@@ -144,16 +144,20 @@ class SupervisedTask:
         assert isinstance(self.objective, RkdD)
         network, mean, std = load_teacher(self.config, self.train, self.size)
         network, mean, std = network.to(self.device), mean.to(self.device), std.to(self.device)
-        self.objective.set_teacher(lambda indices: network(normalise(self._images, mean, std)))
+        self.objective.set_teacher(
+            lambda indices: parallel.gather(network(normalise(self._images, mean, std)), 0, len(indices))
+        )
 
     def step(self, number: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Batch `number`: the objective's terms with their "total", and each peer's class loss (for the record)."""
         epoch, batch = divmod(number, self.batches)
         chosen = self._batch(epoch, batch)
         generator = draws.generator(self.config.seed, "augment", number)
-        self._images = self._augmented(self.train.gather(self.rows[chosen]).to(self.device), generator)
+        part = parallel.part(len(chosen))
+        images = self.train.gather(self.rows[chosen[part]]).to(self.device)
+        self._images = self._augmented(images, generator, part, len(chosen))
         images = self._normalise(self._images)
-        out = forward_in(self.peers, images, self.config.precision, self.config.layout)
+        out = forward_in(self.peers, images, self.config.precision, self.config.layout).gathered(len(chosen))
         chosen = chosen.to(self.device)
         terms = self.objective(out, self.labels[chosen], indices=chosen, epoch=epoch)
         with torch.no_grad():
@@ -169,12 +173,14 @@ class SupervisedTask:
         size = self.config.batch
         return self._order[1][batch * size : (batch + 1) * size]
 
-    def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _augmented(self, images: Tensor, generator: torch.Generator, part: slice, batch: int) -> Tensor:
+        """Images that are `part` of a batch, changed as they are where all of it is changed."""
         if self.augment == "none":
             return images
+        of = (part, batch)
         if self.augment == "resized-crop":
-            return augment.resized_crop(images, generator, size=self.size)
-        return augment.shift(images, generator, most=self.size // 8, flip=self.augment == "crop-flip")
+            return augment.resized_crop(images, generator, size=self.size, of=of)
+        return augment.shift(images, generator, most=self.size // 8, flip=self.augment == "crop-flip", of=of)
 
     def validate(self) -> dict[str, Result]:
         """Accuracy of every peer and of the method's ensemble over the validation images; empty where there are none."""

@@ -1,0 +1,195 @@
+"""Several processes that train one run, as torchrun starts them. With one process everything in here does nothing.
+
+Every process takes its part of a batch through the peers. What they give is gathered, so that each process computes the whole
+objective of the whole batch: normalisers, ensembles and banks are those of one process, and so are all draws. Gradients go
+back the same way: each process gets those of its own part from all the others, and DistributedDataParallel takes the mean of
+what comes out at the parameters, which is the gradient of one process.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fewshot_mcl.errors import UserError
+
+TIMEOUT = timedelta(minutes=10)  # after which a process that hears nothing of another gives up
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextmanager
+def processes() -> Iterator[None]:
+    """Work together with the other processes that torchrun has started, if it has: over NCCL where there are GPUs, or gloo."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    if gpu := torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if gpu else "gloo", timeout=TIMEOUT)
+    yield  # after an error the others are not waited for: torchrun ends them
+    dist.destroy_process_group()
+
+
+def part(count: int, unit: int = 1) -> slice:
+    """Which of `count` things in a row belong to this process: consecutive ones, in whole units but for the last."""
+    start, stop = _bounds(count, unit, rank())
+    return slice(start, stop)
+
+
+def _bounds(count: int, unit: int, number: int) -> tuple[int, int]:
+    units = -(-count // unit)
+    first, last = (min(count, units * (number + i) // world() * unit) for i in (0, 1))
+    return first, last
+
+
+def gather(mine: Tensor, dim: int, count: int, unit: int = 1) -> Tensor:
+    """The parts of all processes, one behind the other, with gradient.
+
+    Args:
+        mine: this process's `part(count, unit)` of `count` entries in dimension `dim`.
+    """
+    if world() == 1:
+        return mine
+    sizes = [stop - start for start, stop in (_bounds(count, unit, number) for number in range(world()))]
+    mine = mine.movedim(dim, 0)
+    padded = torch.cat([mine, mine.new_zeros(max(sizes) - len(mine), *mine.shape[1:])]).contiguous()
+    parts = cast(Tensor, _Gather.apply(padded))
+    return torch.cat([each[:size] for each, size in zip(parts, sizes)]).movedim(0, dim)
+
+
+class _Gather(torch.autograd.Function):
+    """(n, ...) of each process -> (W, n, ...). Back comes the sum of all processes' gradients of one's own part."""
+
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor) -> Tensor:
+        parts = [torch.empty_like(mine) for _ in range(world())]
+        dist.all_gather(parts, mine)
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return total(gradient.contiguous())[rank()]
+
+
+class _Total(torch.autograd.Function):
+    """The sum over processes, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return total(values.clone())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return total(gradient.contiguous())
+
+
+def total(values: Tensor) -> Tensor:
+    """Sum over all processes, without gradient; `values` itself becomes it."""
+    if world() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def total_with_gradient(values: Tensor) -> Tensor:
+    """Sum over all processes, with gradient."""
+    return cast(Tensor, _Total.apply(values)) if world() > 1 else values
+
+
+def largest(number: int) -> int:
+    """Of all processes' numbers."""
+    if world() == 1:
+        return number
+    value = torch.tensor(number, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return int(value)
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if world() > 1:
+        dist.barrier()
+
+
+def told(value: T) -> T:
+    """What process 0 says."""
+    if world() == 1:
+        return value
+    box: list[Any] = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def together(work: Callable[[], T]) -> T:
+    """Do what every process must do, and fail everywhere where one of them fails.
+
+    Raises:
+        UserError: what `work` raised, in the process of the lowest number that had one, of which the others say whose it was.
+    """
+    result, error = None, None
+    try:
+        result = work()
+    except UserError as raised:
+        error = raised
+    if world() > 1:
+        errors: list[str | None] = [None] * world()
+        dist.all_gather_object(errors, str(error) if error else None)
+        first = next((r for r, text in enumerate(errors) if text is not None), None)
+        if first is not None and errors[0] != errors[first]:
+            raise UserError(f"process {first}: {errors[first]}")
+        if first is not None and error is None:
+            raise UserError(str(errors[first]))
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
+def same(value: str, what: str) -> None:
+    """Raise `UserError` in every process where `value` is not the same in all of them."""
+    if world() == 1:
+        return
+    values: list[str] = [""] * world()
+    dist.all_gather_object(values, value)
+    if other := [r for r, each in enumerate(values) if each != values[0]]:
+        raise UserError(
+            f"process {other[0]} has other {what} than process 0: every machine needs the same files. Nothing was changed."
+        )
+
+
+class Step(nn.Module):
+    """A step of training as a module, which is what DistributedDataParallel wants."""
+
+    def __init__(self, modules: nn.ModuleDict, step: Callable[[int], Any]) -> None:
+        super().__init__()
+        self.all, self.step = modules, step
+
+    def forward(self, number: int) -> Any:
+        """What the task makes of step `number`."""
+        return self.step(number)
+
+
+def step_of(modules: nn.ModuleDict, step: Callable[[int], Any]) -> Callable[[int], Any]:
+    """`step`, after whose backward the gradients of `modules` are those of the whole batch."""
+    if world() == 1:
+        return step
+    # Banks and batch statistics move in the same way everywhere, so they are not sent.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of a newer name, which torch 2.6 lacks
+        return nn.parallel.DistributedDataParallel(Step(modules, step), broadcast_buffers=False)
