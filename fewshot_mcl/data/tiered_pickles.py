@@ -135,6 +135,8 @@ def _encoded(path: Path) -> list[Content]:
             encoded.append(each.reshape(-1).data)
         elif isinstance(each, bytes | memoryview):
             encoded.append(each)
+        elif isinstance(each, str):  # the bytes of a Python 2 pickle, where they are few
+            encoded.append(each.encode("latin1", "replace"))
         else:
             raise UserError(f"{printable(path)} is damaged: image {row} is no array of bytes.")
     return encoded
