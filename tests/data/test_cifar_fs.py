@@ -97,6 +97,8 @@ def test_files_that_name_other_classes_are_refused(tmp_path):
     source = open_source("cifar-fs", tmp_path)
     with pytest.raises(UserError, match="this is not CIFAR-FS: train lacks 1 of 64 classes: apple"):
         source.load("train", OWN)
+    with pytest.raises(UserError, match="train lacks 1 of 64 classes: apple"):
+        next(source.chunks("train", OWN))
     assert source.load("val", OWN).num_classes == 16
 
 
