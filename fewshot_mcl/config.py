@@ -18,7 +18,10 @@ from fewshot_mcl.resources import resource_dir
 if TYPE_CHECKING:
     from fewshot_mcl.data.sources import ImageOptions
 
-NAMED_DATA = ("glyphs", "mini-imagenet", "cifar100", "fashion-mnist", "imagenet")
+NAMED_DATA = (
+    "glyphs", "mini-imagenet", "tiered-imagenet", "cifar-fs", "fc100", "cub", "cub-closer-look", "cub-meta-dataset", "cub-feat",
+    "omniglot", "omniglot-vinyals", "omniglot-background", "cifar100", "fashion-mnist", "imagenet",
+)  # fmt: skip
 RECIPE_OF = {  # the recipe of a run whose user names none, by task and data; "" is all other data
     "few-shot": {"": "default", "mini-imagenet": "paper"},
     "classify": {"": "classify", **dict.fromkeys(("cifar100", "fashion-mnist", "imagenet"), "paper-code")},

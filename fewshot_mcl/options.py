@@ -99,9 +99,13 @@ def given(panel: str, help: str, *names: str) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel)
 
 
+FEW_SHOT_DATA = (
+    "mini-imagenet, tiered-imagenet, cifar-fs, fc100, cub (in the split closer-look; or cub-meta-dataset, cub-feat), omniglot "
+    "(in Vinyals' split; or omniglot-background)"
+)
 Data = Annotated[
     str | None,
-    option(DATA, "glyphs, mini-imagenet (with --root), or the path of a folder.", default=RECIPE["data"]),
+    option(DATA, f"glyphs; {FEW_SHOT_DATA} (with --root); or the path of a folder.", default=RECIPE["data"]),
 ]
 Root = Annotated[Path | None, option(DATA, "Where the files of a named data set lie.")]
 ImageSize = Annotated[int | None, option(DATA, "Side of the images in pixels.", default="the data's own")]
@@ -152,7 +156,7 @@ ProtocolName = Annotated[
         "paper-text: 600 episodes of 15 queries, as the paper says; baseline-repo: 2,000 of 30, as its intervals fit.",
     ),
 ]
-DATA_HELP = "The path of a folder, glyphs, or mini-imagenet, cifar100, fashion-mnist, imagenet (with --root)."
+DATA_HELP = f"The path of a folder; glyphs; or (with --root) cifar100, fashion-mnist, imagenet, {FEW_SHOT_DATA}."
 Task = Annotated[
     str,
     given(

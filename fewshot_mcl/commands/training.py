@@ -99,7 +99,7 @@ def classify(
         str | None,
         option(
             DATA,
-            "glyphs; cifar100, fashion-mnist, imagenet or mini-imagenet (with --root); or the path of a folder.",
+            "glyphs; cifar100, fashion-mnist, imagenet or the few-shot sets of `train` (with --root); or the path of a folder.",
             default=CLASS_RECIPE["data"],
         ),
     ] = None,

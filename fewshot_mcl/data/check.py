@@ -11,11 +11,11 @@ from pathlib import Path
 from fewshot_mcl.data.folder import FolderSource
 from fewshot_mcl.data.images import BadImage, in_threads, read_image
 from fewshot_mcl.data.labelled import class_problems, find_labelled, open_labelled
-from fewshot_mcl.data.mini_imagenet import IMAGES_PER_CLASS, MiniImageNet
 from fewshot_mcl.data.names import first_few, printable
 from fewshot_mcl.data.packed import PackedSource, packed_bytes, write_packed
 from fewshot_mcl.data.sources import ImageOptions, Source, find_source, open_source
 from fewshot_mcl.data.store import in_bytes
+from fewshot_mcl.data.verified import VerifiedSource
 from fewshot_mcl.errors import UserError
 
 LISTED = 20  # lines of each kind of problem that are shown
@@ -127,7 +127,7 @@ def is_labelled(data: str, task: str) -> bool:
 
 
 def _inner(source: Source) -> Source:
-    return source.inner if isinstance(source, MiniImageNet) else source
+    return source.inner if isinstance(source, VerifiedSource) else source
 
 
 def _look(source: Source, split: str, options: ImageOptions, report: Report) -> list[_Image]:
@@ -135,7 +135,7 @@ def _look(source: Source, split: str, options: ImageOptions, report: Report) -> 
     inner = _inner(source)
     try:
         names = source.class_names(split)
-        if isinstance(source, MiniImageNet):
+        if isinstance(source, VerifiedSource):
             for problem in source.class_problems(split):
                 report.add("classes", problem)
         images = _files(inner, split, report) if isinstance(inner, FolderSource) else _arrays(inner, split, options)
@@ -175,7 +175,7 @@ def _arrays(source: Source, split: str, options: ImageOptions) -> list[_Image]:
     store = source.load(split, ImageOptions(memory_share=options.memory_share))
     _, height, width = store.shape
     names = store.ids or [f"{split} image {i}" for i in range(len(store))]
-    digests = in_threads(lambda i: hashlib.sha256(store.images[i].numpy().tobytes()).digest(), len(store))
+    digests = in_threads(lambda i: hashlib.sha256(store.images[i : i + 1].numpy().tobytes()).digest(), len(store))
     labels = [store.class_names[label] for label in store.labels.tolist()]
     return [_Image(name, label, (width, height), digest) for name, label, digest in zip(names, labels, digests)]
 
@@ -185,8 +185,10 @@ def _judge_counts(source: Source, split: str, counts: dict[str, int], report: Re
         words = f"{split}: class '{printable(name)}' has {count} usable image{'' if count == 1 else 's'}"
         if count < 2:
             report.add("tiny classes", f"{words}; an episode takes two or more")
-        elif isinstance(source, MiniImageNet) and count != IMAGES_PER_CLASS:
-            report.add("image counts", f"{words}, not {IMAGES_PER_CLASS}")
+        elif isinstance(source, VerifiedSource) and source.images_per_class not in (None, count):
+            report.add("image counts", f"{words}, not {source.images_per_class}")
+    if isinstance(source, VerifiedSource) and (problem := source.total_problem(split, sum(counts.values()))):
+        report.add("image counts", problem)
     few = sum(2 <= count < FEW for count in counts.values())
     if few:
         report.notes += (f"{split}: {few} classes have fewer than {FEW} images, as 5 shots and 15 queries take",)

@@ -63,11 +63,15 @@ class CifarSource(Source):
         self.require(split)
         return self._names
 
-    def _load(self, split: str, options: ImageOptions) -> ImageStore:
+    def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Images (N, 3072) uint8 and fine labels (N,) int64 in published order, checked."""
         images, given = self._read_images(split)
         if not len(images):
             raise self._damaged(split, "it holds no images")
-        labels = self._checked(split, given, len(images))
+        return images, self._checked(split, given, len(images))
+
+    def _load(self, split: str, options: ImageOptions) -> ImageStore:
+        images, labels = self.read(split)
         return published_store(self, split, images.reshape(-1, *SHAPE), labels, options)
 
     @abstractmethod
@@ -171,11 +175,11 @@ def find_cifar100(root: Path, download: bool = False) -> CifarSource:
     Raises:
         UserError: where there are none, some are missing, or the class names cannot be read.
     """
-    source = _look(root)
+    source = find_files(root)
     # An archive of that name, whatever it is, is the user's: torchvision would write over it.
     if source is None and download and not root.is_file() and not os.path.lexists(root / ARCHIVES[0]):
         fetch("CIFAR100", root, ARCHIVES[0])
-        source = _look(root)
+        source = find_files(root)
     if source is not None:
         return source
     if any(place.names & CIFAR_10 for place in _places(root)):
@@ -187,8 +191,12 @@ def find_cifar100(root: Path, download: bool = False) -> CifarSource:
     )
 
 
-def _look(root: Path) -> CifarSource | None:
-    """The first complete set; None where there is nothing of any. Raises `UserError` where there is only part of one."""
+def find_files(root: Path) -> CifarSource | None:
+    """The first complete set in a folder or an archive file; None where there is nothing of any.
+
+    Raises:
+        UserError: where there is only part of one.
+    """
     problem = ""
     for place in _places(root):
         for form in FORMS:

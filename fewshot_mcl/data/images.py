@@ -28,6 +28,7 @@ from fewshot_mcl.data.store import allocate_images
 from fewshot_mcl.errors import UserError
 
 Resize = Literal["crop", "squash"]
+Content = bytes | memoryview
 Result = TypeVar("Result")
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
@@ -70,7 +71,17 @@ def read_image(path: Path, at_least: int | None = None) -> Image.Image:
         BadImage: with the reason, where the file is no usable image.
     """
     try:
-        content = _content(path)
+        content = file_content(path)
+    except FileNotFoundError:
+        raise BadImage("a link to a file that is not there") from None
+    except OSError as error:
+        raise BadImage(printable(f"damaged ({error})")[:200]) from error
+    return image_of(content, at_least)
+
+
+def image_of(content: Content, at_least: int | None = None) -> Image.Image:
+    """`read_image` of a file that is in memory already."""
+    try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:  # known from the header, before a pixel is decoded
@@ -85,32 +96,30 @@ def read_image(path: Path, at_least: int | None = None) -> Image.Image:
     except Image.DecompressionBombError:
         raise BadImage(f"more than the {MAX_PIXELS // 1_000_000} million pixels allowed") from None
     except UnidentifiedImageError:
-        raise BadImage(_why_unidentified(path)) from None
-    except FileNotFoundError:
-        raise BadImage("a link to a file that is not there") from None
+        raise BadImage(_why_unidentified(content)) from None
     except Exception as error:  # on hostile files the decoders raise nearly every kind of exception
         raise BadImage(printable(f"damaged ({error})")[:200]) from error
 
 
-def _content(path: Path) -> bytes:
-    """A whole file: of what is in memory, a decoder that believes a made-up length gets no more than there is."""
+def file_content(path: Path) -> bytes:
+    """A whole image file: of what is in memory, a decoder that believes a made-up length gets no more than there is."""
     if path.stat().st_size > LARGEST:
         raise BadImage(f"more than the {LARGEST >> 20} MB allowed")
     return path.read_bytes()
 
 
-def _refuse_toil(image: Image.Image, content: bytes) -> None:
+def _refuse_toil(image: Image.Image, content: Content) -> None:
     """Raise `BadImage` for a small file that would keep the decoder busy for minutes."""
     if image.format in ("JPEG", "MPO"):
-        scans = content.count(b"\xff\xda")  # no image data has these two bytes side by side
+        scans = bytes(content).count(b"\xff\xda")  # no image data has these two bytes side by side
         if scans > MOST_SCANS:
             raise BadImage(f"a JPEG of {scans} scans, more than the {MOST_SCANS} allowed")
     if image.format == "BMP" and image.info.get("compression") in (1, 2):
         raise BadImage("a run-length coded BMP; save it as PNG")
 
 
-def _why_unidentified(path: Path) -> str:
-    if path.stat().st_size == 0:
+def _why_unidentified(content: Content) -> str:
+    if not len(content):
         return "empty file"
     return f"not an image of a kind that is read ({', '.join(FORMATS).lower()})"
 

@@ -16,19 +16,19 @@ from fewshot_mcl.data.glyphs import GlyphSource
 from fewshot_mcl.data.listing import SPLIT_NAMES, Classes, class_files, class_tree, scan, take_split, with_images
 from fewshot_mcl.data.names import first_few, printable
 from fewshot_mcl.data.packed import PackedSource, is_packed
-from fewshot_mcl.data.sources import ImageOptions, Source, existing_folder
+from fewshot_mcl.data.sources import FEW_SHOT, USUAL_SPLIT, ImageOptions, Source, existing_folder, find_few_shot
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import UserError, unknown
 
 TEST_SHARE = 0.25  # of each class, where data comes without a test split
-NEEDS_ROOT = ("cifar100", "fashion-mnist", "imagenet", "mini-imagenet")
+NEEDS_ROOT = ("cifar100", "fashion-mnist", "imagenet", *FEW_SHOT)
 
 
 def open_labelled(data: str, root: Path | None, options: ImageOptions, download: bool = False) -> Source:
     """The source named `data`, with splits "train", "test" and perhaps "val" of the same classes.
 
     Args:
-        data: "glyphs"; "cifar100", "fashion-mnist" or "imagenet" (files under `root`); or the path of a folder.
+        data: "glyphs"; one of `NEEDS_ROOT` (files under `root`); or the path of a folder.
         root: see `data`.
         options: `split_seed` splits a folder that comes without a test split.
         download: fetch cifar100 or fashion-mnist where `root` lacks them.
@@ -76,7 +76,7 @@ def find_labelled(data: str, root: Path | None, options: ImageOptions, download:
 def _find_named(data: str, root: Path, options: ImageOptions, download: bool) -> Source:
     if is_packed(root):
         packed = PackedSource(root)
-        if packed.name != data:
+        if packed.name not in (data, USUAL_SPLIT.get(data)):
             raise UserError(f"{printable(root)} is a packed store of {packed.name}, not of {data}: give --data {root}.")
         return packed
     if data == "cifar100":
@@ -91,9 +91,7 @@ def _find_named(data: str, root: Path, options: ImageOptions, download: bool) ->
         from fewshot_mcl.data.imagenet import find_imagenet
 
         return find_imagenet(existing_folder(root), options)
-    from fewshot_mcl.data.mini_imagenet import find_mini_imagenet
-
-    return WithinClasses(find_mini_imagenet(existing_folder(root), options), options.split_seed)
+    return WithinClasses(find_few_shot(data, root, options), options.split_seed)
 
 
 def find_classes(root: Path, seed: int) -> FolderSource:

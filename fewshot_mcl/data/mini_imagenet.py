@@ -15,74 +15,24 @@ from fewshot_mcl.data.class_lists import split_lists
 from fewshot_mcl.data.folder import by_class, find_folder
 from fewshot_mcl.data.listing import SPLIT_NAMES, NamedFiles, class_files, class_tree, image_files, scan
 from fewshot_mcl.data.mini_pickles import find_pickles
-from fewshot_mcl.data.names import first_few, printable
+from fewshot_mcl.data.names import printable
 from fewshot_mcl.data.sources import SPLITS, ImageOptions, Source
 from fewshot_mcl.data.splits import split_list
-from fewshot_mcl.data.store import ImageStore
+from fewshot_mcl.data.verified import VerifiedSource, published_lists
 from fewshot_mcl.errors import UserError
 
 IMAGES_PER_CLASS = 600
 
 
-class MiniImageNet(Source):
-    """Another source, held to the published class lists."""
-
-    name = "mini-imagenet"
-
-    def __init__(self, inner: Source) -> None:
-        self.inner = inner
-        self.format, self.hint = inner.format, inner.hint
-        self.notes, self.problems = inner.notes, inner.problems
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return self.inner.splits
-
-    def class_names(self, split: str) -> tuple[str, ...]:
-        return self.inner.class_names(split)
-
-    def class_problems(self, split: str) -> list[str]:
-        """What is wrong with the classes of a split: those it lacks, and those it should not have."""
-        listed, found = set(split_list("mini_imagenet", split)), set(self.class_names(split))
-        problems = []
-        if listed - found:
-            problems.append(f"{split} lacks {len(listed - found)} of {len(listed)} classes: {_names(listed - found)}")
-        if found - listed:
-            problems.append(f"{split} has {len(found - listed)} classes not its own: {_names(found - listed)}")
-        return problems
-
-    def _load(self, split: str, options: ImageOptions) -> ImageStore:
-        problems = self.class_problems(split)
-        if problems:
-            raise UserError(
-                f"this is not miniImageNet: {'; '.join(problems)}. Mend the files, or give the folder itself as data."
-            )
-        store = self.inner.load(split, options)
-        store.source = self.name
-        for text in (*self.inner.notes, *count_notes(store)):
-            self.note(text)
-        return store
-
-
-def count_notes(store: ImageStore) -> list[str]:
-    """A line that names the classes of other than 600 images, or none."""
-    sizes = zip(store.class_names, store.class_sizes.tolist())
-    off = [f"{printable(name)} {size}" for name, size in sizes if size != IMAGES_PER_CLASS]
-    if not off:
-        return []
-    return [
-        f"{store.split}: {len(off)} of {store.num_classes} classes have not {IMAGES_PER_CLASS} images: {first_few(off)}"
-    ]
-
-
-def find_mini_imagenet(root: Path, options: ImageOptions) -> MiniImageNet:
+def find_mini_imagenet(root: Path, options: ImageOptions) -> VerifiedSource:
     """The miniImageNet at `root`, an existing folder.
 
     Raises:
         UserError: where none of the known forms is there.
     """
     ranked = RankedFiles(root)
-    source = MiniImageNet(find_pickles(root) or _flat(root) or find_folder(root, options.split_seed, ranked))
+    found = find_pickles(root) or _flat(root) or find_folder(root, options.split_seed, ranked)
+    source = VerifiedSource(found, "mini-imagenet", "miniImageNet", published_lists("mini_imagenet"), IMAGES_PER_CLASS)
     source.notes += ranked.notes()
     return source
 
@@ -138,7 +88,3 @@ def _number(path: Path) -> int:
     """The last number in a file's name."""
     digits = re.findall(r"\d+", path.stem)
     return int(digits[-1]) if digits else 0
-
-
-def _names(names: set[str]) -> str:
-    return first_few([printable(name) for name in sorted(names)])

@@ -98,7 +98,7 @@ class CacheSource(PickleSource):
 
     def _rows(self, split: str, content: dict[str, Any]) -> dict[str, np.ndarray]:
         classes = content.get("class_dict")
-        return {str(name): _integers(rows) for name, rows in classes.items()} if isinstance(classes, dict) else {}
+        return {str(name): integers(rows) for name, rows in classes.items()} if isinstance(classes, dict) else {}
 
 
 class CategorySource(PickleSource):
@@ -112,7 +112,7 @@ class CategorySource(PickleSource):
     images_key = "data"
 
     def _rows(self, split: str, content: dict[str, Any]) -> dict[str, np.ndarray]:
-        labels = _integers(content.get("labels"))
+        labels = integers(content.get("labels"))
         if len(labels) != len(content["data"]):
             return {}
         known, first = split_list("mini_imagenet", split), FIRST_NUMBER[split]
@@ -126,7 +126,7 @@ class CategorySource(PickleSource):
         return {names[number]: np.flatnonzero(labels == number) for number in numbers}
 
 
-def _integers(values: Any) -> np.ndarray:
+def integers(values: Any) -> np.ndarray:
     """(N,) int64 of a list or array of integers; empty where it is something else."""
     if isinstance(values, list) and all(isinstance(value, int) and abs(value) < 1 << 31 for value in values):
         return np.array(values, np.int64)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import pickle
 import struct
 from collections.abc import Callable
@@ -27,7 +28,9 @@ _REFUSED = (
     "PERSID", "BINPERSID", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "EMPTY_SET",
     "ADDITEMS", "FROZENSET",
 )  # fmt: skip
-MOST_INSTRUCTIONS = 1 << 22  # the largest published set takes a tenth; each may make an object of some sixty bytes
+MOST_INSTRUCTIONS = 1 << 22  # the largest set of one array takes a tenth; each may make an object of some sixty bytes
+SPARSE = 128  # bytes of a file that allow one more: a list of half a million small arrays takes ten million
+MAPPED = 1 << 10  # bytes of a text or an array that stay in the file, where it is mapped
 MOST_SIDES, LONGEST_SIDE = 32, 1 << 48  # of an array
 DEPTH = 3  # of containers: data has its arrays near the top
 _KEYS = (str, bytes, int, float, type(None))  # whose hash takes no walk through what they hold
@@ -67,7 +70,7 @@ class _Array:
 def _array(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
     if isinstance(content, str):  # the bytes of a Python 2 pickle
         content = content.encode("latin1")
-    if not isinstance(dtype, _Dtype) or not isinstance(content, bytes | bytearray):
+    if not isinstance(dtype, _Dtype) or not isinstance(content, bytes | bytearray | memoryview):
         raise pickle.UnpicklingError("an array without plain numbers")
     if not isinstance(shape, tuple) or len(shape) > MOST_SIDES or not all(map(_is_side, shape)):
         raise pickle.UnpicklingError("an array without a shape")
@@ -129,6 +132,23 @@ class _Bounded:
         return self.file.readline()
 
 
+class _Mapped(_Bounded):
+    """Such a file, mapped into memory: what is long is read as a view of it, which takes no memory of its own."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        super().__init__(file, size)
+        self.view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def read(self, count: int) -> Any:
+        if count < MAPPED:
+            return super().read(count)
+        start = self.file.tell()
+        if count > self.size - start:
+            raise pickle.UnpicklingError("the file ends early")
+        self.file.seek(start + count)
+        return self.view[start : start + count]
+
+
 class _Counted(dict[int, Callable[..., None]]):
     """Instructions, of which no more can be looked up than a file of data needs."""
 
@@ -137,7 +157,7 @@ class _Counted(dict[int, Callable[..., None]]):
     def __getitem__(self, key: int) -> Callable[..., None]:
         self.left -= 1
         if self.left < 0:
-            raise pickle.UnpicklingError(f"it has more than {MOST_INSTRUCTIONS:,} instructions")
+            raise pickle.UnpicklingError("it has more instructions than its size allows")
         return super().__getitem__(key)
 
 
@@ -152,13 +172,18 @@ class _Reader(pickle._Unpickler):
 
     def __init__(self, file: _Bounded) -> None:
         super().__init__(file, encoding="latin1")
-        self.dispatch = _Counted(self.dispatch)  # type: ignore[misc]  # counted anew for each file
+        self.dispatch = counted = _Counted(self.dispatch)  # type: ignore[misc]  # counted anew for each file
+        counted.left = max(counted.left, file.size // SPARSE)
         self.size = file.size
 
     def find_class(self, module: str, name: str) -> _Token:
         if (module, name) not in _NAMES:
             raise pickle.UnpicklingError(f"it asks for {printable(f'{module}.{name}')[:80]}, which data does not need")
         return _Token(_NAMES[module, name])
+
+    def _decode_string(self, value: Any) -> Any:
+        """Text of Python 2; a long one of a mapped file is the content of an array, and stays what it is."""
+        return value if isinstance(value, memoryview) else value.decode("latin1")
 
     def load_reduce(self) -> None:
         arguments, token = self.stack.pop(), self.stack[-1]
@@ -226,29 +251,35 @@ def _plain(value: Any, depth: int, known: dict[tuple[int, int], Any]) -> Any:
     return known[key]
 
 
-def load_pickle(path: Path) -> Any:
+def load_pickle(path: Path, mapped: bool = False) -> Any:
     """What a pickle of plain data holds: dict, list, tuple, str, bytes, numbers and NumPy arrays of numbers.
 
     All protocols are read; text of Python 2 comes as str (latin1). Arrays may be read-only.
+
+    Args:
+        path: the file.
+        mapped: leave arrays and long bytes in the file, mapped into memory (as far as the protocol has them there in one
+            piece: up to 3, and from 4 on those of 64 KiB); bytes, and text of Python 2, are then memoryviews.
 
     Raises:
         UserError: where the file is damaged, or asks for anything else.
     """
     try:
         with path.open("rb") as file:
-            return _load(file, path.stat().st_size, printable(path))
+            size = path.stat().st_size
+            return _load(_Mapped(file, size) if mapped and size else _Bounded(file, size), printable(path))
     except OSError as error:
         raise UserError(f"{printable(path)} cannot be read: {error.strerror}.") from error
 
 
 def loads_pickle(content: bytes, where: str) -> Any:
     """`load_pickle` of bytes that were read already; `where` is what a message calls them, fit to print."""
-    return _load(io.BytesIO(content), len(content), where)
+    return _load(_Bounded(io.BytesIO(content), len(content)), where)
 
 
-def _load(file: BinaryIO, size: int, where: str) -> Any:
+def _load(file: _Bounded, where: str) -> Any:
     try:
-        return _plain(_Reader(_Bounded(file, size)).load(), DEPTH, {})
+        return _plain(_Reader(file).load(), DEPTH, {})
     except OSError:
         raise
     except Exception as error:  # damage shows as nearly every kind of exception

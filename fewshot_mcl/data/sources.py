@@ -19,6 +19,14 @@ from fewshot_mcl.data.store import CHUNK, MEMORY_SHARE, Chunk, ImageStore
 from fewshot_mcl.errors import UserError, unknown
 
 SPLITS = ("train", "val", "test")
+FEW_SHOT = (  # named sets whose splits have different classes; `find_few_shot` finds them
+    "mini-imagenet", "tiered-imagenet", "cifar-fs", "fc100", "cub", "cub-closer-look", "cub-meta-dataset", "cub-feat",
+    "omniglot", "omniglot-vinyals", "omniglot-background",
+)  # fmt: skip
+USUAL_SPLIT = {
+    "cub": "cub-closer-look",
+    "omniglot": "omniglot-vinyals",
+}  # what a source calls itself where none is named
 
 _training = ContextVar("training_only", default=False)
 
@@ -149,9 +157,9 @@ class Source(ABC):
 
 
 def open_source(data: str, root: Path | None = None, options: ImageOptions | None = None) -> Source:
-    """The source named `data`: "glyphs", "mini-imagenet" (files under `root`), or the path of a folder.
+    """The source named `data`: "glyphs", one of `FEW_SHOT` (files under `root`), or the path of a folder.
 
-    `root` is read for "mini-imagenet" only.
+    `root` is read for `FEW_SHOT` only.
 
     Raises:
         UserError: where nothing is found, or what is found cannot be used.
@@ -164,20 +172,36 @@ def open_source(data: str, root: Path | None = None, options: ImageOptions | Non
 
 def find_source(data: str, root: Path | None, options: ImageOptions) -> Source:
     """`open_source`, but a source whose `problems` make it unusable is returned all the same, for a report on them."""
-    from fewshot_mcl.data import folder, glyphs, mini_imagenet, mini_pickles, packed  # each imports this module
+    from fewshot_mcl.data import folder, glyphs, mini_pickles, packed  # each imports this module
 
     if data == "glyphs":
         return glyphs.GlyphSource()
-    if data == "mini-imagenet":
+    if data in FEW_SHOT:
         if root is None:
-            raise UserError("mini-imagenet needs the folder its files lie in: give it with --root DIR.")
-        return mini_imagenet.find_mini_imagenet(existing_folder(root), options)
+            raise UserError(f"{data} needs the folder its files lie in: give it with --root DIR.")
+        return find_few_shot(data, root, options)
     if not Path(data).exists() and len(Path(data).parts) == 1:
-        raise unknown("data source or folder", printable(data), ("glyphs", "mini-imagenet", "the path of a folder"))
+        raise unknown("data source or folder", printable(data), ("glyphs", *FEW_SHOT, "the path of a folder"))
     path = existing_folder(Path(data))
     if packed.is_packed(path):
         return packed.PackedSource(path)
     return mini_pickles.find_pickles(path) or folder.find_folder(path, options.split_seed)
+
+
+def find_few_shot(data: str, root: Path, options: ImageOptions) -> Source:
+    """The source named `data`, one of `FEW_SHOT`, at `root`."""
+    from fewshot_mcl.data import cifar_fs, cub, mini_imagenet, omniglot, tiered_imagenet  # as above
+
+    if data in cifar_fs.SETS:  # which may be one archive
+        return cifar_fs.find_cifar_few_shot(data, root if root.is_file() else existing_folder(root))
+    root = existing_folder(root)
+    if data in cub.SPLIT_OF:
+        return cub.find_cub(data, root)
+    if data in omniglot.SPLIT_OF:
+        return omniglot.find_omniglot(data, root)
+    if data == "tiered-imagenet":
+        return tiered_imagenet.find_tiered_imagenet(root)
+    return mini_imagenet.find_mini_imagenet(root, options)
 
 
 def existing_folder(path: Path) -> Path:
