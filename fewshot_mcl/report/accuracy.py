@@ -16,7 +16,7 @@ from fewshot_mcl.report.rates import Rates
 HEADING = "Class by class"
 ANCHOR = "classes"
 WORST, PICTURES = 5, 6  # classes that are shown, and images of each
-LISTED = 40  # classes that are shown at once; the rest unfold
+LISTED = 20  # classes that are shown at once; the rest unfold
 COVERS = (
     "The interval covers which support images, rivals and queries an episode happens to draw: answers of one episode are "
     "alike, so it is Wilson's with only as many draws as vary the way the episodes do. It does not cover other images of the "

@@ -98,7 +98,7 @@ def render(
         })  # fmt: skip
     return fragment(
         "report/confusion.html", pairs=shown, confused=len(order), possible=len(pairs.first), protocol=protocol, rule=rule,
-        clusters=clusters,
+        clusters=clusters, meetings=float(pairs.rates.clusters.double().mean()) if len(pairs.first) else 0.0,
     )  # fmt: skip
 
 

@@ -53,11 +53,11 @@ def render(run: Run, kept: int | None, validated: str) -> Markup:
     rate = columns.pop("lr", [])
     peers = {name: columns[name] for name in columns if re.fullmatch(r"peer\d+", name)}
     terms = {name: columns[name] for name in columns if name not in peers and not name.startswith("val ")}
-    charts = [_lines(steps, {name: values}, name, unit, kept) for name, values in terms.items()]
+    charts = [_lines(steps, {name: values}, _title(name), unit, kept) for name, values in terms.items()]
     if peers:
         named = {name.replace("peer", "peer "): values for name, values in peers.items()}
-        charts.append(_lines(steps, named, "class loss of each peer", unit, kept))
-    charts.append(_lines(steps, {"learning rate": rate}, "learning rate", unit, kept))
+        charts.append(_lines(steps, named, "Class loss of each peer", unit, kept))
+    charts.append(_lines(steps, {"learning rate": rate}, "Learning rate", unit, kept))
     validation = _validation(steps, columns, unit, kept, validated)
     return fragment("report/curves.html", unit=unit, kept=kept, charts=charts, validation=validation)
 
@@ -90,6 +90,10 @@ def style(number: int) -> dict[str, Any]:
     }
 
 
+def _title(term: str) -> str:
+    return "Total loss" if term == "total" else f"Loss term {printable(term)}"
+
+
 def _points(steps: Sequence[float | None], values: Sequence[float | None]) -> tuple[list[float], list[float]]:
     pairs = [(step, value) for step, value in zip(steps, values) if step is not None and value is not None]
     kept = pairs[:: -(-len(pairs) // POINTS) or 1]
@@ -118,7 +122,7 @@ def _lines(steps: list[Any], lines: Columns, title: str, unit: str, kept: int | 
     if len(lines) > 1:
         axes.legend(fontsize=8, ncols=2)
     _mark(axes, kept, unit)
-    return chart(figure, printable(title).capitalize(), "; ".join(words) + ".")
+    return chart(figure, title, "; ".join(words) + ".")
 
 
 def _validation(steps: list[Any], columns: Columns, unit: str, kept: int | None, validated: str) -> Markup | None:
@@ -126,7 +130,7 @@ def _validation(steps: list[Any], columns: Columns, unit: str, kept: int | None,
     names = [name.removeprefix("val ") for name in columns if name.startswith("val ") and not name.endswith(" ci95")]
     if not any(value is not None for name in names for value in columns[f"val {name}"]):
         return None
-    figure, axes = new_figure(7.0, 3.4)
+    figure, axes = new_figure(*SIZE)
     banded = {max((name for name in names if name != "ensemble"), key=_number), "ensemble"}
     words = []
     for number, name in enumerate(names):
@@ -141,11 +145,10 @@ def _validation(steps: list[Any], columns: Columns, unit: str, kept: int | None,
         at = x.index(kept) if kept in x else -1
         half = f" ± {ends[at]:.1f}" if len(ends) == len(y) else ""
         words.append(f"{name} {y[at]:.1f}{half} at {unit} {x[at]:.0f}")
-    axes.set_ylabel("accuracy in %")
-    axes.legend(fontsize=8, ncols=2)
+    axes.legend(fontsize=8, ncols=2, loc="lower right")
     _mark(axes, kept, unit)
     said = f"{validated}. {'; '.join(words)}. Bands are 95% intervals of {' and '.join(sorted(banded & set(names)))}."
-    return chart(figure, "Accuracy in validation", said)
+    return chart(figure, "Accuracy in validation, in %", said)
 
 
 def _number(name: str) -> int:

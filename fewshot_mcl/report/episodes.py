@@ -14,7 +14,7 @@ from fewshot_mcl.report.material import Material
 
 HEADING = "Real episodes"
 ANCHOR = "episodes"
-QUERIES = 30  # of an episode that are shown: all the wrong ones that there is room for, then right ones
+QUERIES = 40  # of an episode that are shown: all the wrong ones that there is room for, then right ones
 CLASSES, SUPPORT = 10, 5  # classes of an episode, and support images of a class, that are shown
 
 
@@ -27,7 +27,8 @@ def section(material: Material) -> Markup:
     shown = [_episode(material, kind, int(number), right) for kind, number in chosen.items()]
     return fragment(
         "report/episodes.html", episodes=shown, protocol=protocol_text(material),
-        euclidean=material.config.metric == "euclidean", queries=QUERIES, classes=CLASSES,
+        euclidean=material.config.metric == "euclidean", classes=CLASSES,
+        hidden=any(len(c["queries"]) < c["asked"] for e in shown for c in e["classes"]),
     )  # fmt: skip
 
 
@@ -40,6 +41,7 @@ def _episode(material: Material, kind: str, number: int, right: Tensor) -> dict[
     classes = [
         {
             "name": name,
+            "letter": _letter(k),
             "support": list(material.store.images[episode.support[0, k, :SUPPORT]]),
             "support_more": max(0, episode.support.shape[2] - SUPPORT),
             "queries": _queries(material, episode.query[0, k], logits[k], k, names, share),
@@ -71,6 +73,7 @@ def _queries(
     return [
         {
             "image": material.store.images[rows[q : q + 1]][0], "right": int(answers[q]) == own, "taken": names[int(answers[q])],
+            "letter": _letter(int(answers[q])),
             "chance": float(chances[q, answers[q]]), "own_chance": float(chances[q, own]),
             "length": float(lengths[q, answers[q]]), "own_length": float(lengths[q, own]),
         }
@@ -83,3 +86,8 @@ def _lengths(material: Material, logits: Tensor) -> Tensor:
     if material.config.metric == "euclidean":
         return (-logits).clamp_min(0).sqrt()
     return logits / material.config.scale
+
+
+def _letter(position: int) -> str:
+    """What a class is called in its episode: A, B, ..., Z, 27, ..."""
+    return chr(ord("A") + position) if position < 26 else str(position + 1)

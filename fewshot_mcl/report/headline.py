@@ -75,5 +75,5 @@ def interval(result: Result, sign: str = "") -> str:
 
 def _row(shot: int, name: str, result: Result, deployed: Result, is_deployed: bool) -> list[str]:
     label = f"{name} (deployed)" if is_deployed else name
-    difference = "" if is_deployed else interval(result.minus(deployed), "+")
+    difference = "–" if is_deployed else interval(result.minus(deployed), "+")
     return [label, str(shot), interval(result), difference]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 Z = 1.96
@@ -50,8 +51,9 @@ def of_images(right: Tensor, groups: Tensor, number: int) -> Rates:
 def of_episodes(shares: Tensor, groups: Tensor, number: int, size: int) -> Rates:
     """Rates over answers that come `size` at a time from one episode, and are more alike than others.
 
-    The interval is Wilson's with as many draws as would vary like the episodes do (Kish's effective sample size): never
-    more than there are answers, and where all episodes agree on none or on all, no more than there are episodes.
+    The interval is Wilson's with the effective number of draws (Korn and Graubard 1998): as many independent ones as would
+    vary like the episodes do, fewer where few episodes tell how they vary (Student's t), and never fewer than there are
+    episodes, since a share in [0, 1] varies no more than a single answer does.
 
     Args:
         shares: (N,) in an episode, of its `size` answers of a group.
@@ -64,7 +66,8 @@ def of_episodes(shares: Tensor, groups: Tensor, number: int, size: int) -> Rates
     share = torch.bincount(groups, shares, minlength=number) / clusters
     squares = torch.bincount(groups, (shares - share[groups]).square(), minlength=number)
     variance = squares / (clusters - 1) / clusters  # of the mean; 0 / 0 for a single episode
-    effective = (share * (1 - share) / variance).clamp(max=clusters * size)
-    agreed = (share <= 0) | (share >= 1) | (clusters < 2)
-    effective = torch.where(agreed, clusters.double(), effective)
+    quantile = torch.from_numpy(stdtrit((clusters - 1).clamp_min(1).numpy(), 0.975))
+    effective = share * (1 - share) / variance * (Z / quantile) ** 2
+    effective = torch.where(effective.isnan(), clusters, torch.minimum(effective, size * clusters))
+    effective = torch.maximum(effective, clusters.double())
     return Rates(share, *wilson(share, effective), clusters * size, clusters)
