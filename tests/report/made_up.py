@@ -29,12 +29,12 @@ FIVE = ("ant", *HOSTILE)
 
 
 def material(
-    names: tuple[str, ...] = FIVE, *, episodes: int = 40, shots: tuple[int, ...] = (1,), **options: Any
+    names: tuple[str, ...] = FIVE, *, episodes: int = 40, shots: tuple[int, ...] = (1,), side: int = 12, **options: Any
 ) -> Material:
     """Random features around class centres, of two peers, of eight images a class; 3-way, 4 queries."""
     draw = torch.Generator().manual_seed(0)
     labels = torch.arange(len(names)).repeat_interleave(8)
-    images = torch.randint(0, 256, (len(labels), 3, 12, 12), generator=draw, dtype=torch.uint8)
+    images = torch.randint(0, 256, (len(labels), 3, side, side), generator=draw, dtype=torch.uint8)
     store = ImageStore(images, labels, names, split="test", source="made up")
     centres = torch.randn(2, len(names), 6, generator=draw)
     features = centres[:, labels] + 1.1 * torch.randn(2, len(labels), 6, generator=draw)

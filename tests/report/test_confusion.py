@@ -56,6 +56,16 @@ def test_the_page_shows_them_with_pictures_of_both() -> None:
     assert "script" not in [tag for tag, _ in page.tags]
 
 
+def test_a_pair_that_met_once_is_not_the_first_by_luck() -> None:
+    found = material()
+    classes = torch.tensor([[0, 1], *[[2, 3]] * 12])
+    answers = torch.tensor([[[1, 1, 1, 0], [0, 0, 0, 0]], *[[[1, 1, 0, 0], [0, 0, 0, 1]]] * 12])
+    pairs, nothing = confusion.met(answers, classes), torch.zeros(0, dtype=torch.int64)
+    assert pairs.rates.share.tolist() == [7 / 8, 5 / 8]
+    rows = Seen(confusion.render(found.store, pairs, nothing, nothing, "how", "rule", "met")).rows
+    assert [row[2] for row in rows[1:]] == ["62.5 %", "87.5 %"]
+
+
 def test_nothing_confused() -> None:
     found = material()
     right = torch.arange(3)[None, :, None].expand(40, 3, 4)
