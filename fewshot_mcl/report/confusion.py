@@ -21,7 +21,7 @@ TOP, PICTURES = 10, 3  # pairs that are shown, and images of each class
 RULE = (
     "Two classes are asked about only where they meet in an episode: the share is of the queries of both in those episodes. "
     "Pairs are ranked by the lower end of their intervals, so that a pair which met once is not the first by luck. Intervals "
-    "are as those of the classes: episodes, not queries, are counted."
+    "are as those of the classes: episodes, not queries, are counted. Of so many pairs, the first are first partly by chance."
 )
 
 
