@@ -53,7 +53,7 @@ def chart(figure: Figure, title: str, description: str) -> Markup:
     from matplotlib.text import Text
 
     for words in figure.findobj(Text):  # what was written after `new_figure` would be black on a dark page
-        if isinstance(words, Text) and words.get_color() == "black":
+        if isinstance(words, Text) and str(words.get_color()) == "black":
             words.set_color(INK)
     for legend in figure.findobj(Legend):
         if isinstance(legend, Legend):

@@ -8,10 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from made_up import Seen
 
 from fewshot_mcl.errors import UserError
+from fewshot_mcl.pages.charts import chart, new_figure
 from fewshot_mcl.report import curves
 
 ROWS = """episode,lr,ce,total,peer0,peer1,val peer 0,val peer 0 ci95,val peer 1,val peer 1 ci95,val ensemble,val ensemble ci95
@@ -76,3 +78,12 @@ def test_hostile_columns_are_text(tmp_path: Path) -> None:
 def test_long_runs_stay_small(tmp_path: Path) -> None:
     rows = "".join(f"{i},0.1,{math.sin(i) + 2}\n" for i in range(1, 20001))
     assert len(curves.render(run(tmp_path, "episode,lr,ce\n" + rows), None, "")) < 200_000
+
+
+def test_words_of_a_chart_may_have_any_colour() -> None:
+    figure, axes = new_figure()
+    for colour in (np.array([0.0, 0.4, 0.7, 1.0]), (0.0, 0.4, 0.7), "black"):
+        axes.annotate("here", (0, 0), color=colour)
+    text = chart(figure, "Title", "words")
+    assert text.count("currentColor") > 3
+    assert "fill: #0066b2" in text
