@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,15 @@ def chart(figure: Figure, title: str, description: str) -> Markup:
         description: what is to be seen in it, in words: the figures themselves, or what they say.
     """
     from matplotlib import rc_context
+    from matplotlib.legend import Legend
+    from matplotlib.text import Text
 
+    for words in figure.findobj(Text):  # what was written after `new_figure` would be black on a dark page
+        if isinstance(words, Text) and str(words.get_color()) == "black":
+            words.set_color(INK)
+    for legend in figure.findobj(Legend):
+        if isinstance(legend, Legend):
+            legend.set_frame_on(False)
     out = io.StringIO()
     with rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": "fewshot-mcl"}
@@ -56,7 +65,16 @@ def chart(figure: Figure, title: str, description: str) -> Markup:
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     svg = out.getvalue()[out.getvalue().index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = _own_names(svg, title + description)
     label = escape(f"{title}. {description}")
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     caption = Markup("<figcaption><strong>{}.</strong> {}</figcaption>").format(title, description)
     return Markup(f"<figure>{svg}{caption}</figure>")  # our own SVG: matplotlib escapes what users named
+
+
+def _own_names(svg: str, seed: str) -> str:
+    """The SVG with names that no other chart of a page has; those that nothing refers to are left out."""
+    used = set(re.findall(r"#([\w-]+)", svg))
+    own = hashlib.sha256(seed.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    svg = re.sub(r' id="([^"]+)"', lambda found: f' id="{own}-{found[1]}"' if found[1] in used else "", svg)
+    return re.sub(r'(url\(|href=")#', rf"\1#{own}-", svg)

@@ -21,6 +21,7 @@ from fewshot_mcl.runs import files
 
 # Okabe and Ito's colours, which colour-blind people tell apart, as far as they stand out from a light and a dark page.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b3588f", "#a67c00", "#3a9bd1", "#7a7a7a")
+EXACT = 4096  # bytes of a picture that is kept pixel by pixel; hundreds of larger ones would fill a page
 OURS = "<!-- written by fewshot-mcl: it may be replaced -->"
 
 _TEMPLATES = jinja2.Environment(
@@ -42,13 +43,21 @@ def picture(image: Tensor, alt: str, size: int = 84, mark: str = "") -> Markup:
         mark: "right", "wrong" or another class of the style sheet that frames it.
     """
     pixels = image[0] if len(image) == 1 else image.movedim(0, -1)
-    small, out = Image.fromarray(pixels.to(torch.uint8).numpy()), io.BytesIO()
+    small = Image.fromarray(pixels.to(torch.uint8).numpy())
     small.thumbnail((2 * size, 2 * size))
-    small.save(out, "PNG", optimize=True)
-    data = base64.b64encode(out.getvalue()).decode()
-    return Markup('<img class="picture {}" src="data:image/png;base64,{}" alt="{}" width="{}" height="{}">').format(
-        mark, data, printable(alt), size, size
+    kind, data = "png", _encoded(small, "PNG", optimize=True)
+    if len(data) > EXACT:
+        kind, data = "jpeg", _encoded(small, "JPEG", quality=85)
+    text = base64.b64encode(data).decode()
+    return Markup('<img class="picture {}" src="data:image/{};base64,{}" alt="{}" width="{}" height="{}">').format(
+        mark, kind, text, printable(alt), size, size
     )
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
 
 
 def write_page(path: Path, template: str, *, title: str, command: Sequence[str], **values: Any) -> Path:
@@ -71,6 +80,11 @@ def write_page(path: Path, template: str, *, title: str, command: Sequence[str],
     )
     files.write(path, page.encode("utf-8", "backslashreplace"))
     return path
+
+
+def fragment(template: str, **values: Any) -> Markup:
+    """Part of a page from its template, to be put into another one; text is escaped unless it is `Markup`."""
+    return Markup(_TEMPLATES.get_template(template).render(**values))
 
 
 _TEMPLATES.globals["picture"] = picture
