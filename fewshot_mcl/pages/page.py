@@ -73,6 +73,11 @@ def write_page(path: Path, template: str, *, title: str, command: Sequence[str],
     return path
 
 
+def fragment(template: str, **values: Any) -> Markup:
+    """Part of a page from its template, to be put into another one; text is escaped unless it is `Markup`."""
+    return Markup(_TEMPLATES.get_template(template).render(**values))
+
+
 _TEMPLATES.globals["picture"] = picture
 _TEMPLATES.filters["percent"] = lambda value, digits=1: f"{100 * value:.{digits}f} %"
 _TEMPLATES.filters["printable"] = printable
