@@ -104,7 +104,7 @@ def section(material: Material) -> Markup:
         "report/agreement.html",
         names=names,
         matrices=matrices,
-        pairs=[_pair(found, names, a, b) for a, b in pairs[:PAIRS]],
+        pairs=[_pair(found, a, b) for a, b in pairs[:PAIRS]],
         left_out=max(0, len(pairs) - PAIRS),
         accuracies=_accuracies(found, names[-1]),
         differences=_differences(found, names[-1]),
@@ -121,9 +121,9 @@ def _shaded(matrix: Tensor, form: str) -> list[list[tuple[str, float]]]:
     return [[(form.format(v), round(s, 3)) for v, s in zip(*each)] for each in zip(matrix.tolist(), strength.tolist())]
 
 
-def _pair(found: Agreement, names: list[str], a: int, b: int) -> list[str]:
+def _pair(found: Agreement, a: int, b: int) -> list[str]:
     shares = (float(found.same[a, b]), *found.outcomes(a, b))
-    return [f"{names[a]} and {names[b]}", *(f"{100 * share:.1f}" for share in shares)]
+    return [f"peers\u00a0{a}\u00a0and\u00a0{b}", *(f"{100 * share:.1f}" for share in shares)]
 
 
 def _accuracies(found: Agreement, deployed: str) -> list[list[str]]:

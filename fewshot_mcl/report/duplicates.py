@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
@@ -14,10 +15,10 @@ from torch.nn import functional as nnf
 from fewshot_mcl.data.store import ImageStore
 
 LOOKED_AT = 1024  # images that are read at once
-BLOCK = 256  # rows of the matrix of all pairs that exist at once
+BLOCK = 1024  # side of the parts of the matrix of all pairs: one stays in the cache
 COARSE, FINE = 8, 32  # sides of the thumbnails whose edges are compared: first all pairs, then those that passed
 ALIKE = 0.9  # cosine of the edges, at both sizes
-MOST_PAIRS = 200_000
+MOST_PAIRS = 200_000  # that pass the first
 
 Place = tuple[str, int]  # a split, and a row of its store
 
@@ -68,16 +69,18 @@ def duplicates(stores: dict[str, ImageStore]) -> Duplicates:
 
 def near_pairs(thumbnails: Tensor) -> tuple[Tensor, bool]:
     """(P, 2) pairs i < j of thumbnails (N, FINE, FINE) that show the same picture, and whether all pairs were looked at."""
-    coarse = edges(thumbnails, COARSE)
-    found: list[Tensor] = []
-    for start in range(0, len(coarse), BLOCK):
-        near = (coarse[start : start + BLOCK] @ coarse[start:].T >= ALIKE).triu(1).nonzero() + start
-        if len(near):
-            likeness = (edges(thumbnails[near[:, 0]], FINE) * edges(thumbnails[near[:, 1]], FINE)).sum(1)
-            found.append(near[likeness >= ALIKE])
-        if sum(map(len, found)) > MOST_PAIRS:
+    found, looked = [torch.empty(0, 2, dtype=torch.int64)], 0
+    blocks = edges(thumbnails, COARSE).split(BLOCK)
+    for i, j in combinations_with_replacement(range(len(blocks)), 2):
+        near = blocks[i] @ blocks[j].T >= ALIKE
+        pairs = (near.triu(1) if i == j else near).nonzero() + BLOCK * torch.tensor([i, j])
+        looked += len(pairs)
+        if looked > MOST_PAIRS:
             return torch.cat(found), False
-    return torch.cat(found) if found else torch.empty(0, 2, dtype=torch.int64), True
+        for part in pairs.split(BLOCK) if len(pairs) else ():
+            a, b = (edges(thumbnails[rows], FINE) for rows in part.unbind(1))
+            found.append(part[(a * b).sum(1) >= ALIKE])
+    return torch.cat(found), True
 
 
 def edges(thumbnails: Tensor, side: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 FEWEST = 4  # images of a class, below which nothing can be said of its spread
-LEAST = 3.0  # powers of ten by which another class must be likelier
+LEAST = 3.0  # powers of ten by which another class must be likelier, at least
 CHI_SQUARE_MEDIAN = (
     0.4549364  # of one degree of freedom: the median of squares over it is a variance that outliers do not move
 )
@@ -21,25 +21,31 @@ class Suspicions:
 
     Attributes:
         score: (N,) float64, log10 of the likelihood ratio; -inf where nothing can be said.
-        other: (N,) the class it belongs to more likely.
+        other: (N,) the nearest other class.
     """
 
     score: Tensor
     other: Tensor
 
-    def worst(self, least: float = LEAST) -> Tensor:
-        """Rows of the images whose score is `least` or more, the highest first."""
+    @property
+    def least(self) -> float:
+        """The score of a suspect: the other class makes it LEAST powers of ten likelier, or N times where that is more, since
+        the more images there are, the further the furthest of them lie from their class by chance."""
+        return max(LEAST, math.log10(max(1, len(self.score))))
+
+    def worst(self) -> Tensor:
+        """Rows of the suspects, the highest score first."""
         order = self.score.argsort(descending=True, stable=True)
-        return order[self.score[order] >= least]
+        return order[self.score[order] >= self.least]
 
 
 @torch.inference_mode()
 def suspicions(features: Tensor, labels: Tensor, classes: int) -> Suspicions:
-    """Compare each image's class, without the image, with every other one.
+    """Compare each image's class, without the image, with the nearest other one.
 
-    A class is its centre and, towards each other centre, the spread of its own images along that line, or that of all
-    classes' where it is larger. The score of an image x of class c against class o is
-    (|x - c|^2 - |x - o|^2) / (2 v) / ln 10, c being the mean of the other images of its class and v that spread's square.
+    The score of an image x is (|x - c|^2 - |x - o|^2) / (2 v) / ln 10: c is the mean of the other images of its class, o the
+    nearest mean of another class, and v the variance of its class along the line from c to o, or the usual one between two
+    classes where that is larger.
 
     Args:
         features: (N, D).
@@ -60,10 +66,11 @@ def suspicions(features: Tensor, labels: Tensor, classes: int) -> Suspicions:
     spreads = torch.stack([along.square().median(0).values for _, along in against.values()]) / CHI_SQUARE_MEDIAN
     common = spreads[~torch.eye(len(kinds), dtype=torch.bool)].median()
     for i, c in enumerate(kinds):
-        ratio = against[c][0] / (2 * torch.maximum(spreads[i], common).clamp_min(1e-12) * math.log(10))
-        ratio[:, i] = -math.inf
-        score[rows[c]], best = ratio.max(1)
-        other[rows[c]] = torch.tensor(kinds)[best]
+        margin = against[c][0]
+        margin[:, i] = -math.inf
+        most, nearest = margin.max(1)
+        score[rows[c]] = most / (2 * torch.maximum(spreads[i, nearest], common).clamp_min(1e-12) * math.log(10))
+        other[rows[c]] = torch.tensor(kinds)[nearest]
     return Suspicions(score, other)
 
 

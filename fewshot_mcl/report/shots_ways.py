@@ -64,7 +64,11 @@ def _part(
     """What the template shows of one series of points."""
     networks = [name for name in (material.networks[-1], "ensemble") if name in next(iter(points.values()))]
     rows = [
-        [f"{at}-{unit}", *(_percent(results[name]) for name in networks), *([f"{100 / at:.1f} %"] if chance else [])]
+        [
+            f"{at}\u2011{unit}",
+            *(_percent(results[name]) for name in networks),
+            *([f"{100 / at:.1f} %"] if chance else []),
+        ]
         for at, results in points.items()
     ]
     labels = {name: f"{name} (deployed)" if name == material.networks[-1] else name for name in networks}

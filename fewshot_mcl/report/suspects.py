@@ -13,7 +13,7 @@ from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.pages.page import fragment, picture
 from fewshot_mcl.report.duplicates import ALIKE, COARSE, FINE, Duplicates, Group, Place, duplicates
 from fewshot_mcl.report.material import Material
-from fewshot_mcl.report.mislabelled import FEWEST, LEAST, suspicions
+from fewshot_mcl.report.mislabelled import FEWEST, suspicions
 
 HEADING = "Images to look at: perhaps a wrong name, perhaps there twice"
 ANCHOR = "suspects"
@@ -37,7 +37,7 @@ def section(material: Material) -> Markup:
         compared=sum(map(len, material.stores.values())),
         names=list(material.stores),
         deployed=material.networks[-1],
-        limits={"least": LEAST, "fewest": FEWEST, "alike": ALIKE, "coarse": COARSE, "fine": FINE},
+        limits={"fewest": FEWEST, "alike": ALIKE, "coarse": COARSE, "fine": FINE},
     )
 
 
@@ -55,7 +55,7 @@ def _suspects(material: Material, split: str) -> dict[str, Any]:
         }
         for row in worst[:SHOWN].tolist()
     ]  # fmt: skip
-    return {"name": split, "images": len(store), "count": len(worst), "cards": cards}
+    return {"name": split, "images": len(store), "count": len(worst), "cards": cards, "least": found.least}
 
 
 def _counts(found: Duplicates) -> list[list[str]]:
