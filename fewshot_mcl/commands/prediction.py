@@ -74,6 +74,10 @@ def predict(
     from fewshot_mcl.prediction.page import write_answers
 
     few = FewShot(model, device=device, false_accept=false_accept)
+    if few.model.measures:
+        print(
+            f"measuring how far answers of {few.model.name} may be believed, on its validation images", file=sys.stderr
+        )
     with progress("examples") as tell:
         few.fit(support, on_bad_image=on_bad_image, progress=tell)  # type: ignore[arg-type]
     with progress("images") as tell:
@@ -81,27 +85,27 @@ def predict(
     if not answers.predictions:
         raise UserError(f"none of {len(paths)} images can be used: {answers.skipped[0]}.")
     folder, lines = output.new_folder(out, query), describe(few, answers)
+    details = list(trust(few))
     prefixed = output.write_table(folder / "predictions.csv", answers.predictions)
     if prefixed:
         lines.append(
             f"{prefixed} rows of the table have a name that a spreadsheet would take for a formula: ' stands before it"
         )
-    write_answers(folder / "predictions.html", few, answers, lines, ["fewshot-mcl", *sys.argv[1:]])
+    write_answers(folder / "predictions.html", few, answers, lines, details, ["fewshot-mcl", *sys.argv[1:]])
     if as_json:
-        print(json.dumps(record(few, answers, folder, lines)))
+        print(json.dumps(record(few, answers, folder, lines + details)))
         return
-    print_lines(*lines, *(f"skipped: {each}" for each in answers.skipped), "")
+    print_lines(lines[0], *details, *lines[1:], *(f"skipped: {each}" for each in answers.skipped), "")
     print_answers(answers.predictions)
     print_lines("", f"the page: {folder / 'predictions.html'}", f"the table: {folder / 'predictions.csv'}")
 
 
 def describe(few: "FewShot", answers: "Answers") -> list[str]:
-    """What the answers rest on, in lines."""
+    """What was asked, and what the user should know of the answers, in lines."""
     least, most, total = min(few.counts), max(few.counts), len(answers.predictions)
     examples = f"{least} example{'s' * (most != 1)}" if least == most else f"{least} to {most} examples"
     lines = [
         f"{total} image{'s' * (total != 1)}; {len(few.classes)} classes of {examples}; {few.model.describe()}",
-        *trust(few),
     ]
     if few.leave_one_out is not None:
         lines.append(f"of the examples, each recognised by all the others: {few.leave_one_out} are right")
@@ -138,7 +142,8 @@ def trust(few: "FewShot") -> Iterator[str]:
     yield (
         f"none of these: where the score is below {rule.threshold:.3g}; on those episodes {accepted:.3g} % of the images of a "
         f"class left out are above (false accept), and {refused:.1f} % of the images of the classes asked about are below (false "
-        f"reject; AUROC {cell.auroc[rule.score]:.3f}). On images of another kind than {source}, both may differ"
+        f"reject; AUROC {cell.auroc[rule.score]:.3f}). On images of another kind than {source}, both may differ. A larger "
+        "--false-accept refuses fewer"
     )
 
 
@@ -203,7 +208,7 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
             return
         if console.is_terminal:
             bar.start()
-        elif now - said >= 5 * PATIENCE or said == begun:
+        elif done < total and (now - said >= 5 * PATIENCE or said == begun):
             said = now
             left = (now - begun) * (total - done) / max(done, 1)
             print(f"{what}: {done:,} of {total:,}, about {left:.0f} s left", file=sys.stderr)

@@ -108,6 +108,11 @@ class Model:
     def looks(self) -> Looks:
         return Looks.of(self.card)
 
+    @property
+    def measures(self) -> bool:
+        """Whether `calibration` has to be measured first: the card of a run of an older version has none."""
+        return self.run is not None and "calibration" not in self.card and self.card.get("task") != "classify"
+
     def describe(self) -> str:
         """The network, and what it was trained on."""
         what = "the packaged model" if self.run is None else "the run"
@@ -154,9 +159,10 @@ class Model:
             unknown_form = "its card has no calibration of a form that is known here"
             self.uncalibrated = "" if found else known if self.card["calibration"] is None else unknown_form
             return found
-        if self.run is None or self.card.get("task") == "classify":
+        if not self.measures:
             self.uncalibrated = "it was trained without validation classes of its own"
             return None
+        assert self.run is not None
         try:
             self.card["calibration"] = self._measured(self.run)
         except UserError as error:

@@ -16,14 +16,16 @@ from fewshot_mcl.prediction.photos import thumbnail
 QUERY_SIDE, SUPPORT_SIDE = 240, 112  # pixels of the longer side: twice what is shown, for fine screens
 
 
-def write_answers(path: Path, few: FewShot, answers: Answers, lines: Sequence[str], command: Sequence[str]) -> Path:
+def write_answers(
+    path: Path, few: FewShot, answers: Answers, lines: Sequence[str], details: Sequence[str], command: Sequence[str]
+) -> Path:
     """Write the page of answers about files.
 
     Args:
         path: of the HTML file.
         few: what answered.
         answers: about files; those that went away since are shown without a picture.
-        lines: what is said above the answers.
+        lines, details: what is said above the answers, and below them.
         command: that makes the page again.
     """
     queries = _pictures([each.path for each in answers.predictions], QUERY_SIDE)
@@ -40,6 +42,7 @@ def write_answers(path: Path, few: FewShot, answers: Answers, lines: Sequence[st
         groups=groups,
         table_rows=[[printable(name), str(count), str(counts[name])] for name, count in zip(few.classes, few.counts)],
         lines=lines,
+        details=details,
         queries=queries,
         supports=supports,
         class_of=few.class_of,
