@@ -216,4 +216,5 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     try:
         yield tell
     finally:
-        bar.stop()
+        if bar.live.is_started:  # or it ends a line that was never begun
+            bar.stop()

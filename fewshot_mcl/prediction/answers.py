@@ -73,7 +73,8 @@ class Share:
         """95%, Wilson's: it holds for few images too, and near 0 and 1."""
         z, n, p = 1.96, self.total, self.value
         middle, width = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, (middle - width) / (1 + z * z / n)), min(1.0, (middle + width) / (1 + z * z / n))
+        low, high = ((middle + side * width) / (1 + z * z / n) for side in (-1, 1))
+        return (low if self.count else 0.0), (high if self.count < n else 1.0)
 
     def __str__(self) -> str:
         low, high = self.interval

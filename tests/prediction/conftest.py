@@ -1,98 +1,62 @@
-"""A small network that stands in for the packaged ones, and pictures that are easy to tell apart."""
+"""The command line in this process, with a stand-in for the packaged networks."""
 
 from __future__ import annotations
 
 import sys
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "pages"))
+sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("cli", "pages", "prediction")]
 
-from fewshot_mcl import draws
-from fewshot_mcl.data import open_source
-from fewshot_mcl.data.sources import ImageOptions
-from fewshot_mcl.evaluation.fewshot import channel_statistics, embed
-from fewshot_mcl.networks import create_backbone
-from fewshot_mcl.prediction.calibration import calibrate
+from browser import Browser
+from command_line import TINY, Answer, split_folders
+from stand_in import packaged, queries, support
 
-KINDS = {"rows": (1, 4), "columns": (4, 1), "checks": (3, 3)}
+from fewshot_mcl import cli as command_line_interface
+from fewshot_mcl.training import episodic
+
+__all__ = ["packaged", "queries", "support"]  # fixtures
 
 
-@cache
-def stand_in() -> tuple[Any, dict[str, Any]]:
-    """A network that has learned nothing: its features are random, which is enough for patterns of stripes."""
-    store = open_source("glyphs").load("val", ImageOptions())
-    with draws.seeded(0, "stand-in"):
-        network = create_backbone("conv4", in_channels=1, image_size=28).eval()
-    mean, std = channel_statistics(store)
-    features = embed(network, store, mean, std)
-    return network, {
-        "task": "few-shot", "backbone": "conv4", "in_channels": 1, "image_size": 28, "stored_size": 28, "feature_dim": 64,
-        "mean": mean.tolist(), "std": std.tolist(), "color": "auto", "resize": "as stored", "trained_on": "glyphs",
-        "classes": ["a", "b"], "metric": "euclidean", "scale": 1.0,
-        "calibration": calibrate(features, store.labels, source="glyphs"),
-    }  # fmt: skip
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    found = Browser()
+    yield found
+    found.close()
 
 
 @pytest.fixture
-def packaged(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Stands in for `fewshot_mcl.models`."""
-    module = ModuleType("fewshot_mcl.models")
+def cli(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], packaged: ModuleType
+) -> Any:
+    """`cli(...)` answers as a shell would, in a directory of its own."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
 
-    def open_model(name: str) -> tuple[Any, dict[str, Any]]:
-        network, card = stand_in()
-        return network, dict(card, name=name)
+    def call(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["fewshot-mcl", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            command_line_interface.main()
+        captured = capfd.readouterr()
+        return Answer(int(exit_.value.code or 0), captured.out, captured.err)
 
-    module.open_model = open_model  # type: ignore[attr-defined]
-    module.default_model = lambda: "glyphs"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "fewshot_mcl.models", module)
-    return module
-
-
-def stripes(kind: str, seed: int, side: int = 40) -> np.ndarray:
-    """(side, side, 3) uint8: a pattern under noise, coloured."""
-    random = np.random.default_rng((seed, *kind.encode()))
-    down, across = KINDS[kind]
-    pattern = (
-        (np.arange(side)[:, None] // across % 2) ^ (np.arange(side) // down % 2)
-        if kind == "checks"
-        else (
-            np.arange(side)[:, None] // 4 % 2 + np.zeros((side, side), int)
-            if kind == "rows"
-            else np.arange(side) // 4 % 2 + np.zeros((side, side), int)
-        )
-    )
-    pixels = 60 + 120 * pattern[..., None] + random.integers(0, 60, (side, side, 3))
-    pixels[..., 2] //= 3
-    return pixels.astype(np.uint8)
+    return call
 
 
-def save(path: Path, kind: str, seed: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(stripes(kind, seed)).save(path)
-    return path
-
-
-@pytest.fixture
-def support(tmp_path: Path) -> Path:
-    """Three classes of 4, 2 and 3 images."""
-    for kind, count in (("rows", 4), ("columns", 2), ("checks", 3)):
-        for k in range(count):
-            save(tmp_path / "support" / kind / f"{k}.png", kind, k)
-    return tmp_path / "support"
-
-
-@pytest.fixture
-def queries(tmp_path: Path) -> Path:
-    """Two images of each kind, at different depths."""
-    for i, kind in enumerate(KINDS):
-        for k in range(2):
-            save(tmp_path / "queries" / "deep" * i / f"{kind}-{k}.png", kind, 100 + k)
-    return tmp_path / "queries"
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on tiny pictures; not to be written to."""
+    path = tmp_path_factory.mktemp("trained")
+    data = split_folders(path / "pictures", count=6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(episodic, "FINAL_EPISODES", 8)
+        patch.setattr(sys, "argv", ["fewshot-mcl", "train", "--data", str(data), *TINY, "--out", str(path / "run")])
+        with pytest.raises(SystemExit) as exit_:
+            command_line_interface.main()
+    assert not exit_.value.code
+    return path / "run"
