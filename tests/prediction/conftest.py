@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("cli", "pages", "prediction")]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "pages"))
 
 from browser import Browser
 from command_line import TINY, Answer, split_folders
