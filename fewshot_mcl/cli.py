@@ -11,6 +11,7 @@ import typer
 
 from fewshot_mcl import __version__
 from fewshot_mcl.commands import data, reporting, tables, testing, training
+from fewshot_mcl.commands import data, prediction, tables, testing, training
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.errors import BAD_INPUT, INTERRUPTED, Interrupted, UserError
 from fewshot_mcl.options import Group, Grouped
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "classify": training.classify,
     "evaluate": testing.evaluate,
     "report": reporting.report,
+    "predict": prediction.predict,
     "reproduce": tables.reproduce,
 }
 DATA_COMMANDS: dict[str, Callable[..., None]] = {"check": data.check, "convert": data.convert}

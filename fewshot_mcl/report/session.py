@@ -23,7 +23,9 @@ from fewshot_mcl.report.material import Material, gather
 from fewshot_mcl.runs import Run
 
 ROUNDING = 0.005  # what another machine, or bfloat16, may change of an accuracy
-PARTS = ("headline", "curves", "accuracy", "confusion", "episodes")  # modules of this package, in the order of the page
+PARTS = (  # modules of this package, in the order of the page
+    "headline", "curves", "accuracy", "confusion", "episodes", "embedding", "agreement", "calibration", "shots_ways", "suspects",
+)  # fmt: skip
 Tell = Callable[[int, int, str], None]  # told before each piece of work: how many are done, of how many, and what it is
 
 

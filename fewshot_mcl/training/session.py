@@ -19,8 +19,11 @@ from fewshot_mcl.data.names import printable
 from fewshot_mcl.data.sources import Source, open_source, training_only
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import Interrupted, UserError, WriteError
+from fewshot_mcl.evaluation.fewshot import embed
 from fewshot_mcl.evaluation.restore import deterministic, load_state, pick_device
 from fewshot_mcl.evaluation.statistics import Result
+from fewshot_mcl.networks.backbone import Backbone
+from fewshot_mcl.prediction.calibration import calibrate
 from fewshot_mcl.resources import program
 from fewshot_mcl.runs import Run
 from fewshot_mcl.training import budget
@@ -238,8 +241,19 @@ def _finish(task: EpisodicTask | SupervisedTask, run: Run, seconds: float, save:
         network = task.peers.deployed()
         if isinstance(task, EpisodicTask):
             network.classifier = None  # of the training classes, whose work is done
-        run.save_model(network.state_dict(), _card(task, run, results, kept))
+        run.save_model(network.state_dict(), _card(task, run, results, kept) | _calibration(task, network))
     return Outcome(run, results, kept, seconds)
+
+
+def _calibration(task: EpisodicTask | SupervisedTask, network: Backbone) -> dict[str, Any]:
+    """How far the deployed network's answers about new classes may be believed."""
+    if not isinstance(task, EpisodicTask):
+        return {}
+    features = embed(network, task.val, task.mean, task.std)
+    config, source = task.config, task.val.source
+    return {
+        "calibration": calibrate(features, task.val.labels, metric=config.metric, scale=config.scale, source=source)
+    }
 
 
 def _card(task: EpisodicTask | SupervisedTask, run: Run, results: dict[str, Result], kept: int) -> dict[str, Any]:
