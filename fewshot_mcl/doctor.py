@@ -53,7 +53,7 @@ def examine(begin: Callable[[str], None] = lambda section: None) -> Iterator[Lin
     `begin` is told of each section before it is looked at.
     """
     for section, look in (
-        ("versions", _versions), ("devices", _devices), ("room", _room), ("optional", _optional), ("self-test, some ten seconds", _self_test),
+        ("versions", _versions), ("devices", _devices), ("room", _room), ("optional", _optional), ("self-test", _self_test),
     ):  # fmt: skip
         begin(section)
         try:

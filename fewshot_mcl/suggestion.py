@@ -37,13 +37,22 @@ class Suggestion:
     test: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
+    @property
+    def command(self) -> str:
+        """The training command, to copy."""
+        return f"{program()} {shlex.join(self.train)}"
+
+    @property
+    def test_command(self) -> str:
+        """The command of the test, with RUN for the run's name; empty where training ends with it."""
+        return f"{program()} evaluate RUN {shlex.join(self.test)}".rstrip() if self.train[:1] == ["train"] else ""
+
     def lines(self) -> list[str]:
-        """As text to copy."""
+        """As text."""
         if not self.train:
             return [f"no command to suggest: {' '.join(self.reasons)}"]
-        text = ["suggested, with values that these images allow:", f"  {program()} {shlex.join(self.train)}"]
-        if self.test:
-            text += ["and, on the run that it makes:", f"  {program()} evaluate RUN {shlex.join(self.test)}".rstrip()]
+        text = ["suggested, with values that these images allow:", f"  {self.command}"]
+        text += ["and, on the run that it makes:", f"  {self.test_command}"] if self.test_command else []
         return [*text, *(f"  ({reason})" for reason in self.reasons)]
 
 
@@ -103,6 +112,7 @@ def _few_shot(found: Inspection, options: dict[str, Any], reasons: list[str]) ->
     assert isinstance(resolved, FewShotConfig)
     _try(train, resolved.way, resolved.shot, resolved.query)
     _try(val, resolved.val_way, resolved.val_shot, resolved.val_query)
+    reasons += _without_small(train, config)
     words = ["train", *_words(asked), *(word for setting in settings for word in ("--set", setting))]
     return Suggestion(words, _test_words(test), reasons)
 
@@ -133,6 +143,17 @@ def _why(counts: Counts, name: str) -> str:
     if name == "way":
         return f"{counts.split} has {len(counts.by_class)} classes"
     return f"the smallest class of {counts.split} has {counts.smallest} images"
+
+
+def _without_small(counts: Counts, config: FewShotConfig) -> list[str]:
+    """What leaving out a split's small classes would give, where that is worth a word."""
+    needed = config.shot + config.query
+    enough = sum(count >= needed for count in counts.by_class.values())
+    if counts.smallest >= needed or enough < 2:
+        return []
+    return [
+        f"without classes of fewer than {needed} images, {counts.split} would have {enough} and the usual --query {config.query}"
+    ]
 
 
 def _try(counts: Counts, way: int, shot: int, query: int) -> None:

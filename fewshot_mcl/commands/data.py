@@ -60,12 +60,12 @@ def inspect(
     with looking_progress() as progress:
         found = inspecting.inspect(data, root, options, _task(task), progress)
     given = {"image_size": image_size, "color": color, "resize": resize, "on_bad_image": on_bad_image}
-    suggestion = suggest(found, data, root, given).lines()
+    suggestion = suggest(found, data, root, given)
     print_lines(*fitted(inspecting.lines(found), 4))
     print_table(["", "classes", "images", "least", "median", "most", "under 20"], inspection.count_rows(found))
     print_lines("episodes: most classes, and most queries a class with any of them, by --shot")
     print_table(["", "--way", *(f"--shot {shot}" for shot in inspecting.SHOTS)], inspection.possible_rows(found))
-    print_lines(*suggestion)  # unbroken: it is to be copied
+    print_lines(*suggestion.lines())  # unbroken: it is to be copied
     if out:
         inspection.write(found, suggestion, out, [shlex.join(["fewshot-mcl", *sys.argv[1:]])])
         print_lines(f"written {out}")

@@ -6,7 +6,6 @@ import re
 import shutil
 import sys
 import textwrap
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,14 +32,19 @@ def doctor(
     from fewshot_mcl.doctor import examine
 
     found = []
-    for line in examine((lambda section: None) if as_json else (lambda section: print_lines(f"{section}:"))):
+
+    def begin(section: str) -> None:
+        if not as_json:
+            print_lines(f"{section}{' (some ten seconds)' if section == 'self-test' else ''}:")
+
+    for line in examine(begin):
         found.append(line)
         if not as_json:
             print_lines(*fitted([f"  {MARKS[line.state]:<7}  {line.name}: {line.value}"], 11))
             print_lines(*([f"           {line.advice}"] if line.advice else []))
     states = [line.state for line in found]
     usable = "problem" not in states
-    counts = Counter(states)
+    counts: dict[str, int] = {state: sum(each == state for each in states) for state in MARKS}
     if as_json:
         print(
             json.dumps(

@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 SIDE, LOW, SMALL = 32, 8, 16  # pixels of the transform, frequencies that are kept, pixels of the small copy
 BANDS = 8  # of eight bits: two hashes that differ in fewer bits than there are bands have one in common
 MOST_BITS = 6
-MOST_DIFFERENCE = 6.0  # mean over pixels and colours of the small copies, of 255
+MOST_DIFFERENCE = 0.15  # root mean square between the small copies, as a share of the deviation of their pixels
 MOST_STRETCH = 0.05  # difference of the logarithms of width / height
 FLAT = 4.0  # deviation of grey values below which an image has no shape to go by
 BLOCK = 1 << 22  # pairs that are compared at once
@@ -57,13 +57,14 @@ def alike(looks: list[Look]) -> list[list[int]]:
     if len(shaped) < 2:
         return []
     hashes = np.array([looks[i].hash for i in shaped], np.uint64)
-    small = np.stack([looks[i].small for i in shaped]).astype(np.int16)
+    small = np.stack([looks[i].small for i in shaped]).astype(np.float32)
     stretch = np.array([looks[i].stretch for i in shaped])
     first, second = _close(hashes)
     near = np.abs(stretch[first] - stretch[second]) <= MOST_STRETCH
     first, second = first[near], second[near]
-    differences = [np.abs(small[a] - small[b]).mean() for a, b in zip(first, second)]
-    sure = np.array(differences) <= MOST_DIFFERENCE if differences else np.zeros(0, bool)
+    contrast = np.maximum(small.std(axis=(1, 2, 3)), FLAT)
+    limits = MOST_DIFFERENCE * np.minimum(contrast[first], contrast[second])
+    sure = np.array([np.sqrt(np.square(small[a] - small[b]).mean()) for a, b in zip(first, second)]) <= limits
     first, second = first[sure], second[sure]
     edges = coo_array((np.ones(len(first)), (first, second)), shape=(len(shaped), len(shaped)))
     _, names = connected_components(edges, directed=False)

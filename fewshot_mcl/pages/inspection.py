@@ -10,12 +10,13 @@ from markupsafe import Markup
 from fewshot_mcl.data.inspect import SHOTS, Inspection, Picture, Twins, appearance, duplicates
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.pages.page import picture, write_page
+from fewshot_mcl.suggestion import Suggestion
 
-A_CLASS, MOST_CLASSES, MOST_TWINS, MOST_SIDE_BY_SIDE = 5, 120, 60, 6
+A_CLASS, MOST_CLASSES, MOST_TWINS, MOST_SIDE_BY_SIDE = 5, 120, 40, 6
 SIDE, LARGER = 56, 96  # CSS pixels
 
 
-def write(found: Inspection, suggestion: list[str], path: Path, command: list[str]) -> Path:
+def write(found: Inspection, suggestion: Suggestion, path: Path, command: list[str]) -> Path:
     """Write the page; `command` makes it again.
 
     Raises:
@@ -28,11 +29,13 @@ def write(found: Inspection, suggestion: list[str], path: Path, command: list[st
         (split, printable(label), len(own), [_shown(each, SIDE) for each in _spread(own)])
         for split, label, own in _first_of_each_split(by_class)
     ]
+    by_kind = [[each for each in found.twins if each.exact == exact] for exact in (True, False)]
+    shown = [each for twins in by_kind for each in twins[:MOST_TWINS]]
     return write_page(
         path, "inspect.html", title=f"Images of {printable(found.name)}", command=command, found=found, suggestion=suggestion,
         counts=count_rows(found), possible=possible_rows(found), shots=SHOTS, appearance=appearance(found),
-        duplicates=duplicates(found), twins=[_side_by_side(each) for each in found.twins[:MOST_TWINS]],
-        more_twins=max(0, len(found.twins) - MOST_TWINS), sheet=sheet, more_classes=len(by_class) - len(sheet),
+        duplicates=duplicates(found), twins=[_side_by_side(each) for each in shown],
+        more_twins=len(found.twins) - len(shown), sheet=sheet, more_classes=len(by_class) - len(sheet),
     )  # fmt: skip
 
 
