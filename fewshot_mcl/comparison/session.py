@@ -117,11 +117,11 @@ def _measure_all(
     """Every run on the same episodes or images; what was saved is used where it all agrees."""
     found: dict[Path, Measured] = {}
     for fresh in (False, True):
-        for run in runs:
+        for i, run in enumerate(runs):
             if fresh or run.path not in found:
                 found[run.path] = measure(run, request, fresh)
                 if not found[run.path].reused:
-                    say(f"evaluated {run.path}")
+                    say(f"evaluated {run.path} ({i + 1} of {len(runs)})")
         odd = _odd_one(list(found.values()), other_training)
         if odd is None:
             return found

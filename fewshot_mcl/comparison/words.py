@@ -27,10 +27,10 @@ def heading(found: Comparison) -> str:
     if p is None:
         which = "last epoch" if found.request.checkpoint == "last" else "best checkpoint by validation"
         return f"all on the same test images: {data}; top-1 accuracy of the deployed peer, {which}"
-    shots = " and ".join(str(shot) for shot in p.shots)
+    shots = " and ".join(f"{shot}-shot" for shot in p.shots)
     which = "best checkpoint by validation" if found.request.checkpoint == "best" else "last checkpoint"
     return (
-        f"all on the same {p.episodes:,} episodes: {data}; {p.way}-way, {shots}-shot, {p.query} queries a class, episode seed "
+        f"all on the same {p.episodes:,} episodes: {data}; {p.way}-way, {shots}, {p.query} queries a class, episode seed "
         f"{p.seed}; deployed peer, {which}"
     )
 
@@ -128,7 +128,7 @@ def sentence(pair: Pair, found: Comparison) -> str:
         doubt = f" Wilcoxon's signed ranks do not show it (p {p_value(pair.wilcoxon_holm)})."
     return (
         f"{where}{first.name} is {word} than {second.name} by {size[0]} points (95% {size[1]} to {size[2]}, over "
-        f"{unit(found)}{_agreement(pair, sign * mean)}).{doubt}{_over_seeds(pair, sign)}"
+        f"{unit(found)}{_agreement(pair, sign * mean)}).{doubt}{_over_seeds(pair)}"
     )
 
 
@@ -161,16 +161,15 @@ def _agreement(pair: Pair, mean: float) -> str:
     return f"; {agree} of {len(pair.by_seed)} seeds agree"
 
 
-def _over_seeds(pair: Pair, sign: int) -> str:
+def _over_seeds(pair: Pair) -> str:
     if pair.seeds is None:
         few = " and ".join(f"{len(g.seeds)} of {g.name}" for g in (pair.first, pair.second))
         return f" Whether networks trained with other seeds would agree is not known ({few})."
-    low, high = _turned(pair.seeds, sign)
+    low, high = _turned(pair.seeds, 1 if pair.episodes.mean > 0 else -1)
     if low <= 0 <= high:
         return f" Over seeds it is not shown (95% {interval(low, high)}): networks trained anew might not agree."
-    if (low > 0) != (sign * pair.episodes.mean > 0):
-        return f" Over seeds it is the other way round (95% {interval(low, high)})."
-    return f" Over seeds it is shown too (95% {interval(low, high)})."
+    ends = f"95% {100 * low:.1f} to {100 * high:.1f}"
+    return f" Over seeds it is shown too ({ends})."
 
 
 def lines(found: Comparison) -> Iterator[str]:
