@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fewshot_mcl.commands.looking import fitted
+from fewshot_mcl.data.names import printable
 from fewshot_mcl.errors import UserError, unknown
 from fewshot_mcl.options import DATA, EPISODES, SHOWN, ProtocolName, Root, given, option
 from fewshot_mcl.screen import print_lines
@@ -79,6 +80,6 @@ def compare(
     if out:
         from fewshot_mcl.comparison import page
 
-        page.write(found, out, [shlex.join(["fewshot-mcl", *sys.argv[1:]])])
+        page.write(found, out, [printable(shlex.join(["fewshot-mcl", *sys.argv[1:]]))])
         if not as_json:
             print_lines(f"written {out}")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fewshot_mcl.commands.looking import fitted
+from fewshot_mcl.data.names import printable
 from fewshot_mcl.errors import BAD_INPUT, unknown
 from fewshot_mcl.options import DATA_HELP, SHOWN, Color, ImageSize, OnBadImage, Resize, Root, Task, option
 from fewshot_mcl.resources import program
@@ -67,7 +68,7 @@ def inspect(
     print_table(["", "--way", *(f"--shot {shot}" for shot in inspecting.SHOTS)], inspection.possible_rows(found))
     print_lines(*suggestion.lines())  # unbroken: it is to be copied
     if out:
-        inspection.write(found, suggestion, out, [shlex.join(["fewshot-mcl", *sys.argv[1:]])])
+        inspection.write(found, suggestion, out, [printable(shlex.join(["fewshot-mcl", *sys.argv[1:]]))])
         print_lines(f"written {out}")
 
 
@@ -95,7 +96,8 @@ def looking_progress() -> Iterator[Callable[[int, int], None]]:
     try:
         yield tell
     finally:
-        bar.stop()
+        if bar.live.is_started:  # one that was never shown would end its line all the same
+            bar.stop()
 
 
 def convert(
