@@ -40,8 +40,8 @@ def doctor(
     for line in examine(begin):
         found.append(line)
         if not as_json:
-            print_lines(*fitted([f"  {MARKS[line.state]:<7}  {line.name}: {line.value}"], 11))
-            print_lines(*([f"           {line.advice}"] if line.advice else []))
+            text = [f"  {MARKS[line.state]:<7}  {line.name}: {line.value}"]
+            print_lines(*fitted(text + ([f"{'':<11}{line.advice}"] if line.advice else []), 11))
     states = [line.state for line in found]
     usable = "problem" not in states
     counts: dict[str, int] = {state: sum(each == state for each in states) for state in MARKS}

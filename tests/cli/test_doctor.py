@@ -42,6 +42,7 @@ def test_the_text_says_what_the_json_says(cli, no_training: None) -> None:
         assert f"{line['name']}: {'' if line['name'] in moving else line['value']}" in answer.out
         assert line["advice"] in answer.out
     assert "usable" in answer.out.splitlines()[-1]
+    assert all(answer.out.splitlines()), "no line is empty"
 
 
 def test_a_problem_is_named_and_stops_nothing_else(cli, monkeypatch: pytest.MonkeyPatch, no_training: None) -> None:
