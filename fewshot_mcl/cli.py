@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fewshot_mcl import __version__
-from fewshot_mcl.commands import data, reporting, tables, testing, training
-from fewshot_mcl.commands import data, prediction, tables, testing, training
+from fewshot_mcl.commands import comparing, data, looking, prediction, reporting, tables, testing, training
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.errors import BAD_INPUT, INTERRUPTED, Interrupted, UserError
 from fewshot_mcl.options import Group, Grouped
@@ -39,9 +38,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": testing.evaluate,
     "report": reporting.report,
     "predict": prediction.predict,
+    "compare": comparing.compare,
     "reproduce": tables.reproduce,
+    "doctor": looking.doctor,
+    "list": looking.list_names,
 }
-DATA_COMMANDS: dict[str, Callable[..., None]] = {"check": data.check, "convert": data.convert}
+DATA_COMMANDS: dict[str, Callable[..., None]] = {"check": data.check, "inspect": data.inspect, "convert": data.convert}
 for group, commands in ((app, COMMANDS), (data_app, DATA_COMMANDS)):
     for name, command in commands.items():
         group.command(name, cls=Grouped)(command)
