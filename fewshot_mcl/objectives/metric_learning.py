@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
@@ -13,6 +14,10 @@ from fewshot_mcl.errors import UserError, unknown
 from fewshot_mcl.networks import PeerOutputs
 from fewshot_mcl.objectives.base import Setting
 from fewshot_mcl.objectives.baseline import Baseline
+
+Arguments = dict[str, bool | int | float | str]
+NO_ARGUMENTS: Arguments = {}
+LEFT_OUT = ("GenericPairLoss", "DynamicSoftMarginLoss")  # a base class; one with a state that no checkpoint would have
 
 
 class MetricLearning(Baseline):
@@ -32,6 +37,8 @@ class MetricLearning(Baseline):
         UserError: without the library; if it has no such loss, or the loss does not work with labels and features alone.
     """
 
+    labels: Tensor
+
     def __init__(
         self,
         setting: Setting,
@@ -39,7 +46,7 @@ class MetricLearning(Baseline):
         loss: str = "SupConLoss",
         weight: float = 0.5,
         embedding_dim: int = 0,
-        arguments: dict[str, bool | int | float | str] | None = None,
+        arguments: Arguments = NO_ARGUMENTS,
     ) -> None:
         super().__init__(setting)
         if embedding_dim < 0:
@@ -53,16 +60,18 @@ class MetricLearning(Baseline):
         if embedding_dim:
             self.heads.extend(nn.Linear(setting.feature_dim, embedding_dim) for _ in peers)
         classes = int(setting.labels.max()) + 1
-        self.losses.extend(_build(loss, classes, width, arguments or {}) for _ in peers)
-
-    labels: Tensor
+        self.losses.extend(_build(loss, classes, width, arguments) for _ in peers)
 
     def feature_terms(self, out: PeerOutputs, indices: Tensor | None) -> dict[str, Tensor]:
         assert indices is not None, "the classes are looked up by the images' indices"
         labels = self.labels[indices]
         vectors = [head(f) for head, f in zip(self.heads, out.features)] if self.heads else list(out.features)
         with draws.seeded(self.setting.seed, "metric loss", *indices.tolist()):
-            losses = [loss(v, labels) for loss, v in zip(self.losses, vectors)]
+            try:
+                losses = [loss(v, labels) for loss, v in zip(self.losses, vectors)]
+            except ValueError as error:  # some ask for as many images of every class
+                name = type(self.losses[0]).__name__
+                raise UserError(f"{name} cannot work on this step's images: {error} Take another loss.") from error
         return {"metric": self.weight * torch.stack(losses).sum()}
 
 
@@ -77,7 +86,7 @@ def _build(name: str, classes: int, width: int, arguments: dict[str, Any]) -> nn
     try:
         loss: nn.Module = kinds[name](**{key: size for key, size in sizes.items() if key in asked} | arguments)
         with torch.no_grad():  # what needs more than features and labels says so now, not in the first step
-            loss(torch.eye(4, width), torch.arange(4) // 2 % classes)
+            copy.deepcopy(loss)(torch.eye(4, width), torch.arange(4) // 2 % classes)
     except Exception as error:  # the library's own kinds are many
         reason = " ".join(str(error).split())[:200]
         raise UserError(
@@ -88,7 +97,7 @@ def _build(name: str, classes: int, width: int, arguments: dict[str, Any]) -> nn
 
 
 def _kinds() -> dict[str, Any]:
-    """The losses that the library has, by name."""
+    """The losses of the library that learn from features and labels, by name."""
     try:
         from pytorch_metric_learning import losses
     except ImportError as error:
@@ -98,4 +107,4 @@ def _kinds() -> dict[str, Any]:
         ) from error
     base = losses.BaseMetricLossFunction
     found = {name: kind for name, kind in vars(losses).items() if inspect.isclass(kind) and issubclass(kind, base)}
-    return {name: kind for name, kind in found.items() if kind is not base and name != "GenericPairLoss"}
+    return {name: kind for name, kind in found.items() if kind is not base and name not in LEFT_OUT}

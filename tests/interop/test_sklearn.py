@@ -15,7 +15,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.neighbors import NearestCentroid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import check_estimator
 
 from fewshot_mcl.data import EpisodeSampler, ImageStore
 from fewshot_mcl.errors import UserError
@@ -29,9 +29,12 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "run-schema2" / "finished"
 METRICS = [{}, {"metric": "cosine", "scale": 7.0, "temperature": 2.0}, {"temperature": 0.5}]
 
 
-@parametrize_with_checks([PrototypeClassifier(**options) for options in METRICS])
-def test_it_is_an_estimator(estimator, check) -> None:
-    check(estimator)
+@pytest.mark.parametrize("options", METRICS)
+def test_it_is_an_estimator(options) -> None:
+    results = check_estimator(PrototypeClassifier(**options), on_skip=None)
+    left = {result["check_name"]: str(result["exception"]) for result in results if result["status"] != "passed"}
+    assert left.keys() <= {"check_array_api_input"}, "which takes a setting of the environment"
+    assert len(results) > 40
 
 
 @pytest.fixture
