@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fewshot_mcl import __version__
-from fewshot_mcl.commands import data, tables, testing, training
+from fewshot_mcl.commands import data, exporting, tables, testing, training
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.errors import BAD_INPUT, INTERRUPTED, Interrupted, UserError
 from fewshot_mcl.options import Group, Grouped
@@ -35,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": training.train,
     "classify": training.classify,
     "evaluate": testing.evaluate,
+    "export": exporting.export,
     "reproduce": tables.reproduce,
 }
 DATA_COMMANDS: dict[str, Callable[..., None]] = {"check": data.check, "convert": data.convert}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_mcl import __version__
+from fewshot_mcl.data.names import markdown
 from fewshot_mcl.errors import DamagedError
 from fewshot_mcl.evaluation.restore import load_deployed
 from fewshot_mcl.networks.backbone import Backbone
@@ -53,7 +54,7 @@ def deployed(run: Run) -> tuple[FromPixels, dict[str, Any]]:
     """
     network, card = load_deployed(run)
     described = {name: card[name] for name in CARRIED if name in card}
-    described |= {"color": "grey" if card["in_channels"] == 1 else "rgb", "figures": figures(run, card)}
+    described |= {"peers": run.config.peers, "color": "grey" if card["in_channels"] == 1 else "rgb", "figures": figures(run, card)}
     return FromPixels(network, card["mean"], card["std"]).eval(), described | {"fewshot_mcl": __version__}
 
 
@@ -73,16 +74,17 @@ def figures(run: Run, card: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def figure_line(figure: dict[str, Any]) -> str:
-    """A figure and its protocol in a line of words."""
+    """A figure and its protocol in a line of Markdown."""
+    split = f"{figure['split']} split of {markdown(figure['data'])}"
     if "top1_error" in figure:
         error, interval = 100 * figure["top1_error"], 100 * figure["top1_ci95"]
         what = f"top-1 error {error:.2f} ± {interval:.2f} %"
-        return f"{what}, {figure['split']} split of {figure['data']}, {figure['images']} images (95% interval over images)"
+        return f"{what}, {split}, {figure['images']} images (95% interval over images)"
     what = f"{100 * figure['mean']:.2f} ± {100 * figure['ci95']:.2f} %"
     if "way" not in figure:
-        return f"top-1 accuracy {what}, validation images of {figure['data']}, {figure['images']} (95% interval over images)"
+        return f"top-1 accuracy {what}, {split}, {figure['images']} images (95% interval over images)"
     seed = f", seed {figure['seed']}" if "seed" in figure else ""
     return (
-        f"accuracy {what}, {figure['split']} split of {figure['data']}, {figure['way']}-way {figure['shot']}-shot, "
+        f"accuracy {what}, {split}, {figure['way']}-way {figure['shot']}-shot, "
         f"{figure['query']} queries a class, {figure['episodes']} episodes{seed} (95% interval over episodes)"
     )

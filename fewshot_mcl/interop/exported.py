@@ -72,15 +72,18 @@ def _contract(card: dict[str, Any], module: FromPixels) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _program(module: FromPixels, card: dict[str, Any]) -> torch.export.ExportedProgram:
-    """The module with a batch of any size."""
-    example = torch.zeros(2, *card["input"]["shape"][1:], dtype=torch.uint8)
-    return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+def _example(card: dict[str, Any]) -> dict[str, Any]:
+    """Two images, and that their number may be another."""
+    images = torch.zeros(2, *card["input"]["shape"][1:], dtype=torch.uint8)
+    return {"args": (images,), "dynamic_shapes": ({0: torch.export.Dim("batch", min=1)},)}
 
 
 def _torch_export(module: FromPixels, card: dict[str, Any]) -> bytes:
     out = io.BytesIO()
-    torch.export.save(_program(module, card), out, extra_files={"fewshot_mcl.json": json.dumps(card)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(module, **_example(card))
+        torch.export.save(program, out, extra_files={"fewshot_mcl.json": json.dumps(card)})
     return out.getvalue()
 
 
@@ -98,7 +101,7 @@ def _onnx(module: FromPixels, card: dict[str, Any]) -> bytes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = torch.onnx.export(
-                _program(module, card), dynamo=True, input_names=["images"], output_names=list(card["outputs"]), verbose=False
+                module, **_example(card), input_names=["images"], output_names=list(card["outputs"]), verbose=False
             )
     finally:
         for logger, level in zip(quiet, levels):
