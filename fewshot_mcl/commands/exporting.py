@@ -25,7 +25,8 @@ def export(
         ),
     ] = None,
     out: Annotated[
-        Path | None, option(SHOWN, "The file or folder to write; nothing is overwritten.", default="in the run directory")
+        Path | None,
+        option(SHOWN, "The file or folder to write; nothing is overwritten.", default="in the run directory"),
     ] = None,
 ) -> None:
     """Hand a run to other programs: its deployed network, or its metrics."""
@@ -39,7 +40,9 @@ def export(
         from fewshot_mcl.interop.tensorboard import write_events
 
         folder, rows = write_events(opened, out)
-        print_lines(f"{rows} new rows of metrics written to {folder}", f"Look at them with: tensorboard --logdir {folder}")
+        print_lines(
+            f"{rows} new rows of metrics written to {folder}", f"Look at them with: tensorboard --logdir {folder}"
+        )
     elif form == "huggingface":
         from fewshot_mcl.interop.huggingface import DeployedPeer
 

@@ -54,7 +54,11 @@ def deployed(run: Run) -> tuple[FromPixels, dict[str, Any]]:
     """
     network, card = load_deployed(run)
     described = {name: card[name] for name in CARRIED if name in card}
-    described |= {"peers": run.config.peers, "color": "grey" if card["in_channels"] == 1 else "rgb", "figures": figures(run, card)}
+    described |= {
+        "peers": run.config.peers,
+        "color": "grey" if card["in_channels"] == 1 else "rgb",
+        "figures": figures(run, card),
+    }
     return FromPixels(network, card["mean"], card["std"]).eval(), described | {"fewshot_mcl": __version__}
 
 

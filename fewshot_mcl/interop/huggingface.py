@@ -117,7 +117,7 @@ class DeployedPeer(nn.Module, PyTorchModelHubMixin, library_name="fewshot-mcl", 
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """README.md: what the network is, what it takes, and its figures with their protocols."""
-        about = {"library_name": "fewshot-mcl", "pipeline_tag": "image-feature-extraction"}
+        about: dict[str, Any] = {"library_name": "fewshot-mcl", "pipeline_tag": "image-feature-extraction"}
         if self.card["task"] == "classify":
             about["pipeline_tag"] = "image-classification"
         data = ModelCardData(**about, tags=self._hub_mixin_info.model_card_data.tags).to_yaml()

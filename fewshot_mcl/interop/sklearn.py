@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ except ImportError as error:
     raise missing("scikit-learn", "sklearn", error) from error
 
 
-class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class PrototypeClassifier(ClassifierMixin, BaseEstimator):
     """A class is the mean of its support vectors; a query belongs to the nearest (Snell et al. 2017).
 
     Without `network`, X is a matrix (N, D) of real numbers and this is an estimator like any other, which passes
@@ -119,12 +120,10 @@ def _embedder(network: Any, mean: Any, std: Any) -> tuple[Backbone, Tensor, Tens
     if isinstance(network, Backbone):
         if mean is None or std is None:
             raise UserError("a Backbone needs mean= and std=, (C,) of the images it was trained on, within [0, 1].")
-        backbone = Backbone(
-            network.stages, stage_channels=network.stage_channels, feature_dim=network.feature_dim, num_classes=None
-        )
-        backbone.pool = network.pool
+        backbone = copy.deepcopy(network)
     else:
         backbone, card = load_deployed(Run.open(Path(network)))
-        backbone.classifier, mean, std = None, card["mean"], card["std"]
-    device = next(backbone.parameters()).device
-    return backbone, *(torch.as_tensor(np.asarray(x), dtype=torch.float32, device=device) for x in (mean, std))
+        mean, std = card["mean"], card["std"]
+    backbone.classifier = None
+    options: Any = {"dtype": torch.float32, "device": next(backbone.parameters()).device}
+    return backbone, torch.as_tensor(np.asarray(mean), **options), torch.as_tensor(np.asarray(std), **options)

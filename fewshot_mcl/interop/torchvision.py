@@ -50,13 +50,14 @@ def store_of(
         raise UserError("the data set is empty.")
     if color not in ("auto", "rgb", "grey"):
         raise UserError(f"color must be auto, rgb or grey, not '{color}'.")
-    pictures, labels = [], []
+    pictures: list[Image.Image] = []
+    labels: list[int] = []
     for number in range(len(dataset)):
         image, label = _item(dataset, number)
         side = image_size or (pictures[0].width if pictures else image.width)
         if image_size is None and image.size != (side, side):
             raise UserError(
-                f"item {number} has {image.width}x{image.height} pixels, and images must be squares of one size: give image_size=84, say."
+                f"item {number} has {image.width}x{image.height} pixels, not one size and square as all must be: give image_size=84, say."
             )
         pictures.append(fit(image, side, resize))
         labels.append(label)
@@ -75,7 +76,9 @@ def _item(dataset: Any, number: int) -> tuple[Image.Image, int]:
     if isinstance(label, np.ndarray | Tensor) and label.ndim == 0:
         label = label.item()
     if not isinstance(label, int | np.integer):
-        raise UserError(f"item {number} has the label {label!r:.80}, and an integer is needed: give a target_transform.")
+        raise UserError(
+            f"item {number} has the label {label!r:.80}, and an integer is needed: give a target_transform."
+        )
     if isinstance(image, Image.Image):
         return image, int(label)
     if not isinstance(image, Tensor) or image.ndim != 3 or len(image) not in (1, 3):
@@ -97,7 +100,9 @@ def _classes(labels: np.ndarray, classes: Sequence[Any] | None) -> tuple[np.ndar
         found, places = np.unique(labels, return_inverse=True)
         return places, [str(label) for label in found]
     if not 0 <= labels.min() <= labels.max() < len(classes):
-        raise UserError(f"labels go from {labels.min()} to {labels.max()}, but the data set names {len(classes)} classes.")
+        raise UserError(
+            f"labels go from {labels.min()} to {labels.max()}, but the data set names {len(classes)} classes."
+        )
     return labels, [each if isinstance(each, str) else str(each) for each in classes]
 
 

@@ -48,7 +48,9 @@ def test_the_card_has_figures_with_their_protocol(golden, tmp_path) -> None:
     assert card.data.library_name == "fewshot-mcl"
     assert card.data.pipeline_tag == "image-feature-extraction"
     assert "accuracy 81.33 ± 1.63 %, val split of pictures, 2-way 1-shot, 2 queries a class, 600 episodes" in card.text
-    line = r"accuracy 62.50 ± 12.50 %, test split of my \| \*data\*, 3-way 1-shot, 2 queries a class, 5 episodes, seed 7"
+    line = (
+        r"accuracy 62.50 ± 12.50 %, test split of my \| \*data\*, 3-way 1-shot, 2 queries a class, 5 episodes, seed 7"
+    )
     assert line in card.text
     assert not any(figure in card.text for figure in ("11.10", "22.20", "33.30"))
     assert "the last of 2 peers" in card.text

@@ -140,7 +140,12 @@ def test_it_learns_in_both_tasks(backbone: str, loss: str) -> None:
 def test_options_are_saved_and_read_back(tmp_path) -> None:
     settings = ["method=metric-learning", "objective.loss=NTXentLoss", "objective.arguments={temperature=0.2}"]
     config = resolve(None, {}, settings)
-    assert config.objective == {"loss": "NTXentLoss", "weight": 0.5, "embedding_dim": 0, "arguments": {"temperature": 0.2}}
+    assert config.objective == {
+        "loss": "NTXentLoss",
+        "weight": 0.5,
+        "embedding_dim": 0,
+        "arguments": {"temperature": 0.2},
+    }
     for each in (config, resolve(None, {"method": "metric-learning"})):
         file = tmp_path / "run.toml"
         file.write_text(each.to_toml())

@@ -24,9 +24,10 @@ def scalars(folder) -> dict[tuple[str, int], float]:
 def expected(text: str) -> dict[tuple[str, int], float]:
     """What a metrics.csv says, as float32."""
     return {
-        (name.replace("val ", "val/") if name.startswith("val ") else f"train/{name}", int(row["episode"])): struct.unpack(
-            "f", struct.pack("f", float(value))
-        )[0]
+        (
+            name.replace("val ", "val/") if name.startswith("val ") else f"train/{name}",
+            int(row["episode"]),
+        ): struct.unpack("f", struct.pack("f", float(value)))[0]
         for row in csv.DictReader(text.splitlines())
         for name, value in row.items()
         if value and name != "episode"

@@ -43,7 +43,9 @@ def test_an_image_folder_is_what_our_own_reader_makes_of_it(folder, resize) -> N
     assert store.fingerprint == own.fingerprint
 
 
-@pytest.mark.parametrize("transform", [None, v2.PILToTensor(), v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])])
+@pytest.mark.parametrize(
+    "transform", [None, v2.PILToTensor(), v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])]
+)
 def test_fake_data_pixel_by_pixel(transform) -> None:
     dataset = FakeData(20, (3, 12, 12), 4, transform)
     store, plain = store_of(dataset), FakeData(20, (3, 12, 12), 4)
@@ -93,7 +95,7 @@ IMAGE = torch.zeros(3, 8, 8)
         ([(IMAGE, 0), ("a.png", 1)], {}, "item 1 is neither a PIL image nor a tensor"),
         ([(IMAGE - 1, 0)], {}, "leave Normalize out"),
         ([(IMAGE / 0, 0)], {}, "leave Normalize out"),
-        ([(IMAGE, 0), (IMAGE[:, 1:], 0)], {}, "item 1 has 8x7 pixels.*image_size=84"),
+        ([(IMAGE, 0), (IMAGE[:, 1:], 0)], {}, "item 1 has 8x7 pixels, not one size.*image_size=84"),
         ([(IMAGE, 0)], {"color": "red"}, "color must be"),
     ],
 )
