@@ -42,7 +42,8 @@ It is the last of {{ c.peers }} peers that learned together.
 {% endif %}
 Written by fewshot-mcl {{ c.fewshot_mcl }}.
 
-- Images: {{ c.image_size }}x{{ c.image_size }} pixels, {{ c.color }}, uint8 from 0 to 255; {{ c.resize | markdown }}. Normalisation is inside.
+- Images: {{ c.image_size }}x{{ c.image_size }} pixels, {{ c.color }}, uint8 from 0 to 255.
+  {{ c.resize | markdown }}. Normalisation is inside.
 - Trained on: {{ c.trained_on | markdown }}, {{ c.classes | length }} classes, seed {{ c.seed }}.
 
     from fewshot_mcl.interop.huggingface import DeployedPeer

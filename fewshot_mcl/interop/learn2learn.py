@@ -143,7 +143,7 @@ def _by_label(indices: list[int], of: dict[int, int], shot: int, number: int) ->
     sizes = {len(each) for each in found.values()}
     if len(set(indices)) < len(indices) or len(sizes) != 1 or min(sizes) <= shot:
         raise UserError(
-            f"task {number} is no episode: it needs as many images of every class, each once, and more than {shot}-shot takes."
+            f"task {number} is no episode: it needs as many images of every class, each once, and more than {shot}."
         )
     return found
 

@@ -27,6 +27,8 @@ try:  # here, because a class's bases are needed where it is defined
 except ImportError as error:
     raise missing("scikit-learn", "sklearn", error) from error
 
+REALS = [np.float64, np.float32]
+
 
 class PrototypeClassifier(ClassifierMixin, BaseEstimator):
     """A class is the mean of its support vectors; a query belongs to the nearest (Snell et al. 2017).
@@ -72,7 +74,7 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
         if self.scale <= 0 or self.temperature <= 0:
             raise UserError(f"scale and temperature must be positive, not {self.scale} and {self.temperature}.")
         if self.network is None:
-            X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])  # noqa: N806
+            X, y = validate_data(self, X, y, dtype=REALS)  # noqa: N806
         else:
             self.embedder_ = _embedder(self.network, self.mean, self.std)
             X, y = self._embedded(X), np.asarray(y)  # noqa: N806
@@ -96,10 +98,8 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
 
     def _logits(self, X: Any) -> Tensor:  # noqa: N803
         check_is_fitted(self)
-        if self.network is None:
-            X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)  # noqa: N806
-        else:
-            X = self._embedded(X)  # noqa: N806
+        own = self.network is None
+        X = validate_data(self, X, dtype=REALS, reset=False) if own else self._embedded(X)  # noqa: N806
         query = torch.tensor(X)
         return F.prototypical_logits(query, torch.tensor(self.prototypes_, dtype=query.dtype), self.metric, self.scale)
 

@@ -57,7 +57,7 @@ def store_of(
         side = image_size or (pictures[0].width if pictures else image.width)
         if image_size is None and image.size != (side, side):
             raise UserError(
-                f"item {number} has {image.width}x{image.height} pixels, not one size and square as all must be: give image_size=84, say."
+                f"item {number} has {image.width}x{image.height} pixels, not one size as all: give image_size=84, say."
             )
         pictures.append(fit(image, side, resize))
         labels.append(label)
