@@ -113,8 +113,8 @@ def episodes_of(tasks: Taskset, *, shot: int, episodes: int | None = None) -> Ep
     count = tasks.num_tasks if episodes is None else episodes
     if not 1 <= count <= tasks.num_tasks:
         raise UserError(
-            f"{count} episodes of {tasks.num_tasks} tasks: only a taskset made with num_tasks has numbered tasks; take as many or "
-            "fewer."
+            f"{count} episodes of {tasks.num_tasks} tasks: only a taskset made with num_tasks has numbered tasks; take as many "
+            "or fewer."
         )
     of: dict[int, int] = tasks.dataset.indices_to_labels
     row = {index: place for place, index in enumerate(sorted(of, key=of.__getitem__))}
@@ -142,9 +142,7 @@ def _by_label(indices: list[int], of: dict[int, int], shot: int, number: int) ->
         found.setdefault(of[index], []).append(index)
     sizes = {len(each) for each in found.values()}
     if len(set(indices)) < len(indices) or len(sizes) != 1 or min(sizes) <= shot:
-        raise UserError(
-            f"task {number} is no episode: it needs as many images of every class, each once, and more than {shot}."
-        )
+        raise UserError(f"task {number} is no episode: every class needs as many images, each once, more than {shot}.")
     return found
 
 

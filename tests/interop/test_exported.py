@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import CLASSES, MEAN, STD, images_of
+from finished_runs import CLASSES, MEAN, STD, images_of
 
 from fewshot_mcl.data import ImageStore
 from fewshot_mcl.errors import UserError

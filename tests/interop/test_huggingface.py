@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import CLASSES, images_of
+from finished_runs import CLASSES, images_of
 from huggingface_hub import HfApi, ModelCard
 
 from fewshot_mcl.errors import UserError
