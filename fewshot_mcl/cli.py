@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fewshot_mcl import __version__
-from fewshot_mcl.commands import comparing, data, looking, prediction, reporting, tables, testing, training
+from fewshot_mcl.commands import comparing, data, exporting, looking, prediction, reporting, tables, testing, training
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.errors import BAD_INPUT, INTERRUPTED, Interrupted, UserError
 from fewshot_mcl.options import Group, Grouped
@@ -39,6 +39,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": reporting.report,
     "predict": prediction.predict,
     "compare": comparing.compare,
+    "export": exporting.export,
     "reproduce": tables.reproduce,
     "doctor": looking.doctor,
     "list": looking.list_names,

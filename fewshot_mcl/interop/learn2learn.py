@@ -1,4 +1,4 @@
-"""learn2learn tasksets over our images, and our evaluation on any learn2learn taskset.
+"""learn2learn tasksets over our images, learn2learn's tasks as our episodes, and our evaluation on any of its tasksets.
 
 In both directions a task is learn2learn's own pair `(images, labels)`: images (B, C, H, W), labels (B,) integers. Our
 tasksets hand out the store's uint8 pixels, neither scaled nor normalised: whoever trains on them does both once, as
@@ -16,21 +16,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from fewshot_mcl.data.episodes import Episodes, EpisodeSampler
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.draws import key
 from fewshot_mcl.errors import UserError
-from fewshot_mcl.evaluation.fewshot import normalise
-from fewshot_mcl.evaluation.statistics import Result
-from fewshot_mcl.networks.backbone import Backbone
-from fewshot_mcl.networks.folding import batch_for, folded
-from fewshot_mcl.objectives import functional as F
+from fewshot_mcl.interop.taskset_accuracy import evaluate_taskset
 
 if TYPE_CHECKING:
     from learn2learn.data import MetaDataset, Taskset
+
+__all__ = ["episodes_of", "evaluate_taskset", "taskset", "taskset_of"]
 
 
 def taskset(store: ImageStore, *, way: int, shot: int, query: int, num_tasks: int = -1, seed: int = 0) -> Taskset:
@@ -97,54 +95,55 @@ def taskset_of(store: ImageStore, episodes: Episodes) -> Taskset:
     return tasks
 
 
-def evaluate_taskset(
-    network: Backbone,
-    tasks: Taskset,
-    *,
-    way: int,
-    shot: int,
-    mean: Tensor,
-    std: Tensor,
-    episodes: int = 600,
-    metric: str = "euclidean",
-    scale: float = 1.0,
-) -> Result:
-    """Accuracy of nearest prototypes on tasks 0 to episodes - 1 of any learn2learn taskset.
+def episodes_of(tasks: Taskset, *, shot: int, episodes: int | None = None) -> Episodes:
+    """Tasks 0 to episodes - 1 of a finite taskset as our episodes: equal, index by index, to those that `taskset_of` was given.
 
-    In each task the first `shot` images of every label are its support and all others queries, in whatever order labels
-    come. On `taskset_of(store, episodes)` this equals `evaluate_episodes(embed(network, store, ...), episodes)`.
-
-    Tasks may be drawn at random: those of `taskset` have their own seed, others follow Python's global `random`.
+    Indices are rows of `interop.torchvision.store_of(tasks.dataset)`, whose images are sorted by label as a store's are; of
+    a taskset over a store of ours they are that store's own rows. Within a task, classes stand in the order in which they
+    first appear; of each the first `shot` images are support and all others queries.
 
     Args:
-        network: looked through in evaluation mode; it is left as it is.
-        tasks: their images are (B, C, H, W), uint8 or floating point within [0, 1], not normalised; labels are any integers.
-        way: labels in every task.
-        shot: support images of each label.
-        mean, std: (C,) of the training images in [0, 1]; their device is the network's.
-        episodes: how many tasks to use.
-        metric, scale: see `functional.prototypical_logits`.
+        tasks: drawn by index; what its transforms do to pixels afterwards is not looked at.
+        shot: support images of each class.
+        episodes: how many; None for all.
 
     Raises:
-        UserError: where there are fewer tasks than `episodes`, or a task is not as above.
+        UserError: where tasks have no numbers (num_tasks = -1), an image twice, or classes of unequal size.
     """
-    if min(way, shot, episodes) < 1:
-        raise UserError(f"way, shot and episodes must be at least 1, not {way}, {shot}, {episodes}.")
-    # Asked for more, learn2learn would draw new tasks beyond the end of the taskset.
-    if 0 <= tasks.num_tasks < episodes:
-        raise UserError(f"the taskset has {tasks.num_tasks} tasks: use episodes={tasks.num_tasks} or fewer.")
-    accuracies, ready = [], folded(network)
-    for number in range(episodes):
-        images, labels = tasks[number]  # not in inference mode: what a data set keeps stays fit for training
-        try:
-            _check_images(images, labels, len(mean))
-            support, query, targets = _split(labels, way, shot)
-        except UserError as error:
-            raise UserError(f"task {number}: {error}") from None
-        features = _features(ready, images, mean, std)
-        logits = F.prototypical_logits(features[query], F.prototypes(features[support]), metric, scale)
-        accuracies.append(int((logits.argmax(-1).cpu() == targets).sum()) / len(query))
-    return Result(torch.tensor(accuracies, dtype=torch.float64))
+    count = tasks.num_tasks if episodes is None else episodes
+    if not 1 <= count <= tasks.num_tasks:
+        raise UserError(
+            f"{count} episodes of {tasks.num_tasks} tasks: only a taskset made with num_tasks has numbered tasks; take as many "
+            "or fewer."
+        )
+    of: dict[int, int] = tasks.dataset.indices_to_labels
+    row = {index: place for place, index in enumerate(sorted(of, key=of.__getitem__))}
+    number_of = {label: place for place, label in enumerate(sorted(set(of.values())))}
+    if isinstance(
+        tasks.dataset.dataset, _StoreImages
+    ):  # whose labels are our numbers, also where a class has no images
+        number_of = {label: label for label in number_of}
+    classes, images = [], []
+    for number in range(count):
+        tasks[number]  # describes the task, where it is not yet
+        by_label = _by_label([each.index for each in tasks.sampled_descriptions[number]], of, shot, number)
+        classes.append([number_of[label] for label in by_label])
+        images.append([[row[index] for index in indices] for indices in by_label.values()])
+    if len({(len(each), len(each[0])) for each in images}) > 1:
+        raise UserError("tasks differ in their classes or images, and episodes of one evaluation are all of one shape.")
+    support, query = torch.tensor(images).tensor_split([shot], dim=2)
+    return Episodes(torch.tensor(classes), support.contiguous(), query.contiguous())
+
+
+def _by_label(indices: list[int], of: dict[int, int], shot: int, number: int) -> dict[int, list[int]]:
+    """The images of a task by label, labels as they first appear."""
+    found: dict[int, list[int]] = {}
+    for index in indices:
+        found.setdefault(of[index], []).append(index)
+    sizes = {len(each) for each in found.values()}
+    if len(set(indices)) < len(indices) or len(sizes) != 1 or min(sizes) <= shot:
+        raise UserError(f"task {number} is no episode: every class needs as many images, each once, more than {shot}.")
+    return found
 
 
 class _StoreImages(Dataset[tuple[Tensor, int]]):
@@ -226,48 +225,3 @@ def _item(images: Tensor, label: int, index: int) -> tuple[Tensor, int]:
 def _no_more_tasks(count: int, _: Any) -> Any:
     """Called by learn2learn for the description of a task that was not filled in."""
     raise IndexError(f"there are {count} tasks, numbered from 0")
-
-
-def _check_images(images: Tensor, labels: Tensor, channels: int) -> None:
-    if images.ndim != 4 or images.shape[1] != channels or labels.shape != images.shape[:1]:
-        raise UserError(
-            f"images of shape {tuple(images.shape)} with labels of shape {tuple(labels.shape)}; "
-            f"expected (B, {channels}, H, W), the channels of mean and std, and (B,)."
-        )
-    if labels.is_floating_point():
-        raise UserError(f"labels must be integers, not {labels.dtype}.")
-    if images.dtype == torch.uint8:
-        return
-    # Written so that NaN is refused as well.
-    if not images.is_floating_point() or not bool(((images >= 0) & (images <= 1)).all()):
-        raise UserError(
-            f"images must be uint8 or floating point within [0, 1], not {images.dtype} from {float(images.min()):g} to "
-            f"{float(images.max()):g}: leave out Normalize, or divide by 255; the network's mean and std are applied here."
-        )
-
-
-def _split(labels: Tensor, way: int, shot: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels (B,) -> positions of support (way, shot) and queries (Q,), class by class, and the queries' classes (Q,)."""
-    labels = labels.cpu()
-    names, classes, sizes = labels.unique(return_inverse=True, return_counts=True)
-    if len(names) != way:
-        raise UserError(f"it has {len(names)} labels, not {way}.")
-    for name, size in zip(names.tolist(), sizes.tolist()):
-        if size <= shot:
-            raise UserError(
-                f"label {name} has {size} image{'s' * (size != 1)}; {shot}-shot needs at least {shot + 1} (a query too)."
-            )
-    order = torch.argsort(classes, stable=True)
-    rank = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[classes[order]]  # place of each image in its class
-    support, query = order[rank < shot], order[rank >= shot]
-    return support.view(way, shot), query, classes[query]
-
-
-@torch.inference_mode()
-def _features(network: nn.Module, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Images (B, C, H, W), uint8 or within [0, 1] -> (B, D), a batch at a time."""
-    parts = []
-    for batch in images.split(batch_for(mean.device)):
-        batch = batch.to(mean.device)
-        parts.append(network(normalise(batch if batch.dtype == torch.uint8 else batch.to(std.dtype) * 255, mean, std)))
-    return torch.cat(parts)

@@ -26,6 +26,7 @@ METHODS = {  # name -> module:class
     "mcl-okd": "mcl_okd:MclOkd",
     "rkd-d": "rkd:RkdD",
     "rkd-da": "rkd:RkdDa",
+    "metric-learning": "metric_learning:MetricLearning",
 }
 
 

@@ -13,6 +13,7 @@ from fewshot_mcl.data import Episodes, EpisodeSampler, ImageStore
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.evaluation import embed, evaluate_episodes
 from fewshot_mcl.interop import learn2learn as adapter
+from fewshot_mcl.interop.torchvision import store_of
 from fewshot_mcl.networks import create_backbone
 
 # learn2learn imports gym and other packages that are no longer kept up.
@@ -176,6 +177,59 @@ def test_taskset_of_is_the_episodes_in_order(l2l, store):
     (support, _), (_, targets) = l2l.data.partition_task(*tasks[3], shots=2)
     assert torch.equal(support, store.images[episodes.support[3].flatten()])
     assert len(targets) == 12
+
+
+def same_episodes(a, b):
+    return same((a.classes, a.support, a.query), (b.classes, b.support, b.query))
+
+
+def test_episodes_go_there_and_come_back(store):
+    episodes = EpisodeSampler(store.labels, way=4, shot=2, query=3, seed=1).sample(7)
+    tasks = adapter.taskset_of(store, episodes)
+    back = adapter.episodes_of(tasks, shot=2)
+    assert same_episodes(back, episodes)
+    assert back.digest == episodes.digest
+    assert same_episodes(adapter.episodes_of(tasks, shot=2, episodes=3), episodes[:3])
+
+
+def test_episodes_of_classes_that_a_store_lacks_keep_their_numbers():
+    labels = torch.tensor([0, 2, 4]).repeat_interleave(IMAGES)
+    store = ImageStore(class_images()[: len(labels)], labels, list("abcde"))
+    episodes = EpisodeSampler(store.labels, way=3, shot=1, query=2, seed=1).sample(4)
+    assert same_episodes(adapter.episodes_of(adapter.taskset_of(store, episodes), shot=1), episodes)
+
+
+def test_their_tasks_are_our_episodes(l2l):
+    """Labels of any value, images in any order; the store is what `store_of` makes of the very same data set."""
+    order = torch.randperm(CLASSES * IMAGES, generator=torch.Generator().manual_seed(6))
+    labels = (10 * torch.arange(CLASSES).repeat_interleave(IMAGES) - 35)[order]
+    dataset = l2l.data.MetaDataset(torch.utils.data.TensorDataset(class_images()[order], labels))
+    transforms = l2l.data.transforms
+    steps = [transforms.NWays(dataset, n=4), transforms.KShots(dataset, k=5), transforms.LoadData(dataset)]
+    tasks = l2l.data.Taskset(dataset, steps, num_tasks=9)
+    episodes, store = adapter.episodes_of(tasks, shot=2), store_of(dataset)
+    assert episodes.support.shape == (9, 4, 2)
+    assert store.class_names == tuple(str(10 * k - 35) for k in range(CLASSES))
+    assert torch.equal(store.labels[episodes.query], episodes.classes[..., None].expand(-1, -1, 3))
+    for number, (images, targets) in enumerate(tasks):
+        rows = torch.cat([episodes.support[number], episodes.query[number]], 1)
+        for label, mine in zip(episodes.classes[number].tolist(), rows):
+            assert torch.equal(store.images[mine], images[targets == 10 * label - 35])
+
+
+def test_tasks_that_are_no_episodes_are_refused(l2l, store):
+    endless = adapter.taskset(store, way=3, shot=1, query=2)
+    tasks = adapter.taskset(store, way=3, shot=1, query=2, num_tasks=4)
+    for wrong, options, message in (
+        (endless, {"shot": 1}, "num_tasks"),
+        (tasks, {"shot": 1, "episodes": 5}, "5 episodes of 4 tasks"),
+        (tasks, {"shot": 3}, "task 0 is no episode"),
+    ):
+        with pytest.raises(UserError, match=message):
+            adapter.episodes_of(wrong, **options)
+    steps = [l2l.data.transforms.KShots(tasks.dataset, k=40, replacement=True)]
+    with pytest.raises(UserError, match="each once"):
+        adapter.episodes_of(l2l.data.Taskset(tasks.dataset, steps, num_tasks=1), shot=1)
 
 
 @pytest.mark.parametrize(

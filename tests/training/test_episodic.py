@@ -34,7 +34,7 @@ def task(**options: Any) -> EpisodicTask:
 TERMS = {
     "baseline": ((), ()), "dml": (("kl",), ()), "cl-ilr": (("kl",), ()), "one": (("gated_ce", "kl"), ()),
     "okddip": (("kl", "leader_kl"), ()), "mcl": ((), ("contrast",)), "mcl-okd": (("kl",), ("contrast",)),
-    "rkd-d": ((), ("distance",)), "rkd-da": ((), ("distance", "angle")),
+    "rkd-d": ((), ("distance",)), "rkd-da": ((), ("distance", "angle")), "metric-learning": ((), ("metric",)),
 }  # fmt: skip
 
 
