@@ -1,59 +1,75 @@
 """`data check` and `data convert`."""
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from fewshot_mcl.commands import completion
 from fewshot_mcl.errors import BAD_INPUT, unknown
-from fewshot_mcl.options import DATA_HELP, Color, ImageSize, OnBadImage, Resize, Root, Task
+from fewshot_mcl.options import DATA_HELP, AsJson, Color, ImageSize, OnBadImage, Quiet, Resize, Root, Task
 from fewshot_mcl.resources import program
-from fewshot_mcl.screen import packing_progress, print_lines
+from fewshot_mcl.screen import Screen, packing_progress, print_lines
 
 
 def check(
-    data: Annotated[str, typer.Argument(help=DATA_HELP)],
+    data: Annotated[str, typer.Argument(help=DATA_HELP, autocompletion=completion.data_sets)],
     root: Root = None,
     task: Task = "few-shot",
     image_size: ImageSize = None,
     color: Color = None,
     resize: Resize = None,
     on_bad_image: OnBadImage = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Report format, counts and problems of image data. Exit code 0 if it is ready to use, else 2."""
+    screen = Screen(as_json, quiet)
     from fewshot_mcl.data import check as checking
 
-    report = checking.check(data, root, _image_options(image_size, color, resize, on_bad_image), _task(task))
-    print("\n".join(report.lines()))
+    with screen.progress():
+        report = checking.check(data, root, _image_options(image_size, color, resize, on_bad_image), _task(task))
+    screen.answer(lambda: {"ok": report.ok} | asdict(report), lambda: print_lines(*report.lines()))
     if not report.ok:
         raise typer.Exit(BAD_INPUT)
 
 
 def convert(
-    data: Annotated[str, typer.Argument(help=DATA_HELP)],
-    out: Annotated[Path, typer.Option(help="The folder to write the packed store to; it must not exist.")],
+    data: Annotated[str, typer.Argument(help=DATA_HELP, autocompletion=completion.data_sets)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The folder to write the packed store to; it must not exist.", autocompletion=completion.files
+        ),
+    ],
     root: Root = None,
     task: Task = "few-shot",
     image_size: ImageSize = None,
     color: Color = None,
     resize: Resize = None,
     on_bad_image: OnBadImage = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Decode once and write a packed store, which trains from `--data OUT` without decoding again.
 
     Stopped, or out of disk, it goes on where it was when the same command is given again.
     """
+    screen = Screen(as_json, quiet)
     from fewshot_mcl.data import check as checking
 
     options = _image_options(image_size, color, resize, on_bad_image)
-    with packing_progress() as progress:
-        folders = checking.convert(data, root, out, options, progress, _task(task), print_lines)
-    for path in folders:
-        print_lines(f"written {path}")
+    with packing_progress(screen) as progress:
+        folders = checking.convert(data, root, out, options, progress, _task(task), screen.say)
+    screen.answer(
+        lambda: {"written": [str(path) for path in folders]},
+        lambda: print_lines(*(f"written {path}" for path in folders)),
+    )
     command = "classify" if checking.is_labelled(data, task) else "train"
     where = f"{data} --root {shlex.quote(str(out))}" if root and command == "classify" else shlex.quote(str(out))
-    print_lines(f"Use it with: {program()} {command} --data {where}")
+    screen.say(f"Use it with: {program()} {command} --data {where}")
 
 
 def _image_options(image_size: int | None, color: str | None, resize: str | None, on_bad_image: str | None) -> Any:

@@ -15,6 +15,7 @@ from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks import PeerOutputs
 from fewshot_mcl.networks.folding import batch_for, folded
 from fewshot_mcl.networks.peers import PeerNetwork
+from fewshot_mcl.progress import tracked
 
 TOP = 5
 Ensembles = dict[str, Callable[[PeerOutputs], Tensor]]  # name -> logits (B, C) of the peers' outputs
@@ -81,7 +82,8 @@ def classify_images(peers: PeerNetwork, ensembles: Ensembles, images: Images) ->
         "peer 0" ... "peer M-1" and, for M > 1, the ensembles.
     """
     network, parts = folded(peers), []
-    for batch, labels in images.batches():
+    batches = -(-len(images) // batch_for(images.mean.device))
+    for batch, labels in tracked(images.batches(), "classifying images", batches):
         out = network(batch)
         assert out.logits is not None
         joint = [ensemble(out) for ensemble in ensembles.values()] if len(out.logits) > 1 else []

@@ -13,6 +13,7 @@ from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks import PeerOutputs
 from fewshot_mcl.networks.folding import batch_for, folded
 from fewshot_mcl.objectives import functional as F
+from fewshot_mcl.progress import tracked
 
 
 class Normaliser:
@@ -78,7 +79,8 @@ def embed(
     precision = precision or mean.dtype
     network, parts = folded(network).to(precision), []
     batch = batch_for(mean.device)
-    for start in range(0, len(store), batch):
+    starts = range(0, len(store), batch)
+    for start in tracked(starts, "embedding images", len(starts)):
         images = normalise(store.images[start : start + batch].to(mean.device), mean, std)
         out = network(images.to(precision))
         parts.append((out.features if isinstance(out, PeerOutputs) else out).to(mean.dtype))
@@ -122,7 +124,8 @@ def evaluate_peers(
     peers, way = len(features), episodes.classes.shape[1]
     batch = batch or (8 if features.device.type == "cpu" else 1024)
     accuracies: list[list[Tensor]] = [[] for _ in range(peers + 1)]
-    for part in _batches(episodes, batch):
+    batches = -(-len(episodes.support) // batch)
+    for part in tracked(_batches(episodes, batch), "classifying episodes", batches):
         logits = torch.stack([episode_logits(f, part, metric, scale) for f in features])
         for kept, values in zip(accuracies, [*logits, logits.sum(0)]):
             kept.append(_accuracies(values, way))
