@@ -75,6 +75,13 @@ def embed(
 
     Returns:
         (N, D), or (M, N, D) for M peers, on the network's device, of the type of `mean`.
+
+    Example:
+        >>> from fewshot_mcl import create_backbone
+        >>> store = ImageStore(torch.zeros(4, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 0, 1, 1]), ["ant", "bee"])
+        >>> network = create_backbone("conv4", in_channels=1, image_size=28)
+        >>> embed(network, store, mean=torch.tensor([0.5]), std=torch.tensor([0.3])).shape
+        torch.Size([4, 64])
     """
     precision = precision or mean.dtype
     network, parts = folded(network).to(precision), []
@@ -120,6 +127,14 @@ def evaluate_peers(
 
     Returns:
         "peer 0" ... "peer M-1" and, for M > 1, "ensemble".
+
+    Example:
+        >>> from fewshot_mcl import EpisodeSampler
+        >>> labels = torch.arange(10).repeat_interleave(8)
+        >>> episodes = EpisodeSampler(labels, way=5, shot=1, query=5).sample(20)
+        >>> perfect = torch.eye(10)[labels]
+        >>> {name: result.mean for name, result in evaluate_peers(torch.stack([perfect, perfect]), episodes).items()}
+        {'peer 0': 1.0, 'peer 1': 1.0, 'ensemble': 1.0}
     """
     peers, way = len(features), episodes.classes.shape[1]
     batch = batch or (8 if features.device.type == "cpu" else 1024)
@@ -139,5 +154,14 @@ def evaluate_peers(
 def evaluate_episodes(
     features: Tensor, episodes: Episodes, *, metric: str = "euclidean", scale: float = 1.0, batch: int | None = None
 ) -> Result:
-    """Accuracy of nearest prototypes on given episodes: `evaluate_peers` for one network's features (N, D)."""
+    """Accuracy of nearest prototypes on given episodes: `evaluate_peers` for one network's features (N, D).
+
+    Example:
+        >>> from fewshot_mcl import EpisodeSampler
+        >>> labels = torch.arange(10).repeat_interleave(8)
+        >>> episodes = EpisodeSampler(labels, way=5, shot=1, query=5).sample(20)
+        >>> result = evaluate_episodes(torch.eye(10)[labels], episodes)
+        >>> result.mean, result.episodes
+        (1.0, 20)
+    """
     return evaluate_peers(features[None], episodes, metric=metric, scale=scale, batch=batch)["peer 0"]
