@@ -19,7 +19,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # command -> what for, and
     ),
     "train": (
         ("four peers on the embedded characters", "fewshot-mcl train --episodes 600"),
-        ("your own images: a folder for each class", "fewshot-mcl train --data photos --way 5 --query 5"),
+        (
+            "your own images, where classes and images are few",
+            "fewshot-mcl train --data photos --way 5 --query 5 --set val_way=3 --set val_query=5",
+        ),
         ("one network alone, to compare with", "fewshot-mcl train --method baseline --out runs/alone"),
         ("what would it take? Nothing is trained", "fewshot-mcl train --peers 2 --dry-run"),
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 import inspect
+import itertools
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -30,7 +31,7 @@ def documented(name: str) -> str:
     if callable(thing):
         return inspect.getdoc(thing) or ""
     body = ast.parse(Path(home(name).__file__).read_text(encoding="utf-8")).body
-    for node, below in zip(body, body[1:]):
+    for node, below in itertools.pairwise(body):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name and isinstance(below, ast.Expr):
             return str(ast.literal_eval(below.value))
     return ""
