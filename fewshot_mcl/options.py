@@ -20,7 +20,7 @@ from fewshot_mcl.resources import existing_run, resource_dir
 
 
 def _unless_given(option: Any) -> Any:
-    """An option --help that is False, not None, where it is not given: None is converted to bool, by importing pydantic."""
+    """A flag that is False, not None, where it is not given: None is converted to bool, by importing pydantic."""
     if option is not None:
         option.default = False
     return option
@@ -39,6 +39,13 @@ class Group(TyperGroup):
 
     def get_help_option(self, ctx: Any) -> Any:
         return _unless_given(super().get_help_option(ctx))
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its options; those that install completion are False where they are not given, for the reason above."""
+        found = super().get_params(ctx)
+        return [
+            _unless_given(each) if each.name in ("install_completion", "show_completion") else each for each in found
+        ]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         left = dict(self.commands)
