@@ -17,12 +17,12 @@ from fewshot_mcl.options import Group, Grouped
 
 app = typer.Typer(
     cls=Group,
-    add_completion=False,
+    add_completion=True,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"max_content_width": 120},
-    help="Few-shot metric learning with peers that teach each other. Start with: fewshot-mcl train --episodes 600",
+    help="Few-shot metric learning with peers that teach each other.",
 )
 data_app = typer.Typer(
     cls=Group,

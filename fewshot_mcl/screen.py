@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fewshot_mcl.data.names import printable
+from fewshot_mcl.errors import UserError
+from fewshot_mcl.progress import LateBar, listening
 from fewshot_mcl.resources import program
 
 if TYPE_CHECKING:
-    from fewshot_mcl.config import Config
-    from fewshot_mcl.reproduce.cells import Cell
-    from fewshot_mcl.training.estimate import Estimate
+    from rich.console import Console
+
     from fewshot_mcl.training.session import Outcome
-    from fewshot_mcl.training.tune import Timing, Tuning
 
 
 def print_lines(*lines: str) -> None:
@@ -36,13 +41,72 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
     Console(width=500).print(table)  # a terminal wraps what is too long for it; here digits would be cut
 
 
+@dataclass(frozen=True)
+class Screen:
+    """What a command says, and where.
+
+    Args:
+        as_json: the answer is one JSON object on standard output; all else goes to standard error.
+        quiet: nothing but the answer.
+
+    Raises:
+        UserError: where both are asked for.
+    """
+
+    as_json: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if self.as_json and self.quiet:
+            raise UserError("--json prints its one object and --quiet the results as text: leave one of them out.")
+
+    def say(self, *lines: str) -> None:
+        """Words on the way, whatever names are in them."""
+        if not self.quiet:
+            print("\n".join(map(printable, lines)), file=sys.stderr if self.as_json else sys.stdout)
+
+    def answer(self, content: Callable[[], dict[str, Any]], show: Callable[[], None]) -> None:
+        """The answer: `content` as JSON, or else what `show` prints."""
+        if self.as_json:
+            print(json.dumps(_finite(content())))
+        else:
+            show()
+
+    def console(self) -> Console:
+        """Where training shows how it goes: live on a terminal that can do that, plain lines elsewhere."""
+        from rich.console import Console
+
+        plain = self.quiet or os.environ.get("TERM") == "dumb"
+        return Console(stderr=self.as_json, quiet=self.quiet, force_terminal=False if plain else None)
+
+    @contextmanager
+    def progress(self) -> Iterator[None]:
+        """Show how far work has come that takes more than two seconds: on standard error, where that is a terminal."""
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        if self.quiet or not console.is_terminal or console.is_dumb_terminal:
+            yield
+            return
+        with LateBar(console) as bar, listening(bar.hear):
+            yield
+
+
+def _finite(content: Any) -> Any:
+    """JSON knows no infinity and no NaN: they become null."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 @contextmanager
-def packing_progress() -> Iterator[Callable[[int, int], None]]:
+def packing_progress(screen: Screen) -> Iterator[Callable[[int, int], None]]:
     """Yields what is told how far packing has come: a bar on a terminal, a line every tenth part elsewhere."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    console = Console()
+    console = screen.console()
     if not console.is_terminal:
         told = set()
 
@@ -50,7 +114,7 @@ def packing_progress() -> Iterator[Callable[[int, int], None]]:
             tenth = 10 * done // max(1, total)
             if tenth not in told:
                 told.add(tenth)
-                print_lines(f"packed {done:,} of {total:,} images")
+                screen.say(f"packed {done:,} of {total:,} images")
 
         yield tell
         return
@@ -59,14 +123,15 @@ def packing_progress() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def training_lines(outcome: Outcome) -> Iterator[str]:
+def training_lines(outcome: Outcome, screen: Screen) -> Iterator[str]:
     """How training ended, and what to do next."""
     from fewshot_mcl.config import FewShotConfig
     from fewshot_mcl.training.display import network_label, percent
 
     config, run = outcome.run.config, outcome.run.path
     minutes, seconds = divmod(round(outcome.seconds), 60)
-    yield ""
+    if not screen.quiet:
+        yield ""
     if isinstance(config, FewShotConfig):
         first = next(iter(outcome.results.values()))
         yield f"Trained in {minutes} min {seconds} s. Best checkpoint by validation: episode {outcome.kept}."
@@ -75,10 +140,38 @@ def training_lines(outcome: Outcome) -> Iterator[str]:
             f"{first.episodes} episodes not used for choosing it, mean ± 95% interval:"
         )
         yield from (f"  {network_label(name, config.peers):<18} {percent(r)} %" for name, r in outcome.results.items())
+        if screen.quiet:
+            yield f"Run: {run}"
+            return
         yield "Next, on the test split (classes that training has not seen and did not choose by):"
         yield f"  {program()} evaluate {shlex.quote(str(run))}"
     else:
         yield f"Trained in {minutes} min {seconds} s. Run: {run}"
+
+
+def training_content(outcome: Outcome) -> dict[str, Any]:
+    """How training ended, for a program: every figure with its protocol. Of a classification, validation only."""
+    from fewshot_mcl.config import FewShotConfig
+
+    config, run = outcome.run.config, outcome.run
+    named = {name: getattr(config, name) for name in ("task", "method", "backbone", "peers", "seed")}
+    protocol: dict[str, Any] = {"split": "val", "seed": config.seed}
+    if isinstance(config, FewShotConfig):
+        counted = "episodes"
+        protocol |= {"way": config.val_way, "shot": config.val_shot, "query": config.val_query}
+    else:
+        counted = "images"
+        protocol |= {"measure": "top-1 accuracy"}
+    results = [
+        {"network": name, **protocol, counted: r.episodes, "mean": r.mean, "ci95": r.ci95, "std": r.std}
+        for name, r in outcome.results.items()
+    ]
+    return named | {
+        "run": str(run.path), "data": run.data("train")["source"], "seconds": outcome.seconds,
+        f"kept_{config.unit}": outcome.kept, "deployed": f"peer {config.peers - 1}",
+        "interval": f"95%: 1.96 s / sqrt(N) over {counted}", "unit": "fraction",
+        "notes": list(run.notes), "results": results,
+    }  # fmt: skip
 
 
 def print_evaluation(content: dict[str, Any], shown: list[dict[str, Any]]) -> None:
@@ -132,81 +225,6 @@ def print_classification(content: dict[str, Any]) -> None:
         print_lines(f"{CHECKPOINTS[checkpoint]}:")
         print_table(["", "top-1", "top-5"], [[_label(content, r), _error(r, "top1"), _error(r, "top5")] for r in rows])
     print_lines(f"accuracy by class, confusion matrix and every answer: {content['file']} and the files beside it")
-
-
-def print_estimate(config: Config, estimate: Estimate) -> None:
-    """What one run takes."""
-    from fewshot_mcl.data.store import in_bytes
-
-    e = estimate
-    parts = f"steps {_span(e.steps)}, validations {_span(e.validation)}, checkpoints {_span(e.saving)}"
-    gpu = "" if e.gpu_memory is None else f", and {in_bytes(e.gpu_memory)} on the GPU"
-    print_lines(
-        f"{config.method}: {config.peers} {config.backbone} peer{'s' * (config.peers > 1)}, {e.parameters:,} parameters, "
-        f"{e.multiply_adds / 1e6:,.1f} million multiply-adds an image",
-        f"time    {_span(e.seconds)} of training ({parts}), then {_span(e.closing)} of validation",
-        f"memory  {in_bytes(e.memory)} at the peak{gpu}",
-        f"disk    up to {in_bytes(e.disk)} in the run directory",
-        *([] if e.contrast is None else [f"plan    of the contrast: {e.contrast}"]),
-        "From some timed steps and a part of a validation on this machine as busy as it is, without tests; nothing was written.",
-    )
-
-
-def tuning_table() -> Callable[[Timing], None]:
-    """Prints a heading; what it returns is told of each variant of a run once it is measured, and prints a line of it."""
-    print_lines("a few steps of every variant; their values are equal but for rounding, except with another precision:")
-    measured: list[float] = []
-
-    def add(timing: Timing) -> None:
-        result = timing.why
-        if timing.seconds is not None:
-            measured.append(timing.seconds)
-            faster = f"  {measured[0] / timing.seconds:.2f} times as fast" if len(measured) > 1 else ""
-            result = f"{1000 * timing.seconds:>9,.1f} ms a step{faster}"
-        print_lines(f"  {timing.name:<32} {result}")
-
-    return add
-
-
-def print_choice(tuning: Tuning) -> None:
-    """What a run is tuned to."""
-    base, chosen, bare = tuning.timings[0], tuning.chosen, tuning.timings[-1]
-    if chosen is base:
-        print_lines("no variant is surely faster: the run is as configured")
-    else:
-        print_lines(f"chosen: {chosen.name}, {base.run / chosen.run:.2f} times as fast by three timings in turns")
-    if bare.run * 1.03 < chosen.run:
-        print_lines("without huge pages it is faster still: set THP_MEM_ALLOC_ENABLE=0 in the environment")
-
-
-def _span(seconds: float) -> str:
-    """A time in words, to two or three digits."""
-    if seconds < 100:
-        return f"{seconds:.2g} s"
-    if seconds < 1000:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes / 60:,.1f} h"
-
-
-def print_estimates(estimates: list[tuple[Cell, Estimate]], runs: int, jobs: int) -> None:
-    """What each run of a table takes; `runs` in all, `jobs` at a time."""
-    rows = [
-        [
-            cell.path.name, "done" if cell.done else "to do", f"{e.parameters:,}", f"{e.multiply_adds / 1e6:,.1f}",
-            f"{e.seconds / 60:,.1f}", f"{e.memory / 2**20:,.0f}",
-        ]
-        for cell, e in estimates
-    ]  # fmt: skip
-    columns = ["", "state", "parameters", "M mult-adds", "min", "MiB"]
-    print_table(columns, rows)
-    seeds = runs / max(1, len(estimates))
-    hours = sum(e.seconds for cell, e in estimates) * seeds / jobs / 3600
-    print_lines(
-        "Each run of the first seed: parameters and million multiply-adds (one image, forward) of its peers; minutes of "
-        "training from some timed steps and a part of a validation, without the tests; memory at the peak of these.",
-        f"{runs} runs, {jobs} at a time: about {hours:,.1f} hours, if runs side by side do not slow each other down.",
-    )
 
 
 def _label(content: dict[str, Any], result: dict[str, Any]) -> str:

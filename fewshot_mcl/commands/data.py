@@ -2,42 +2,59 @@
 
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from fewshot_mcl.commands import completion
 from fewshot_mcl.commands.looking import fitted
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.errors import BAD_INPUT, unknown
-from fewshot_mcl.options import DATA_HELP, SHOWN, Color, ImageSize, OnBadImage, Resize, Root, Task, option
+from fewshot_mcl.options import (
+    DATA_HELP,
+    OUTPUT,
+    AsJson,
+    Color,
+    ImageSize,
+    OnBadImage,
+    Quiet,
+    Resize,
+    Root,
+    Task,
+    option,
+)  # fmt: skip
+from fewshot_mcl.progress import tell
 from fewshot_mcl.resources import program
-from fewshot_mcl.screen import packing_progress, print_lines, print_table
+from fewshot_mcl.screen import Screen, packing_progress, print_lines, print_table
 
 
 def check(
-    data: Annotated[str, typer.Argument(help=DATA_HELP)],
+    data: Annotated[str, typer.Argument(help=DATA_HELP, autocompletion=completion.data_sets)],
     root: Root = None,
     task: Task = "few-shot",
     image_size: ImageSize = None,
     color: Color = None,
     resize: Resize = None,
     on_bad_image: OnBadImage = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Report format, counts and problems of image data. Exit code 0 if it is ready to use, else 2."""
+    screen = Screen(as_json, quiet)
     from fewshot_mcl.data import check as checking
 
-    report = checking.check(data, root, _image_options(image_size, color, resize, on_bad_image), _task(task))
-    print("\n".join(report.lines()))
+    with screen.progress():
+        report = checking.check(data, root, _image_options(image_size, color, resize, on_bad_image), _task(task))
+    screen.answer(lambda: {"ok": report.ok} | asdict(report), lambda: print_lines(*report.lines()))
     if not report.ok:
         raise typer.Exit(BAD_INPUT)
 
 
 def inspect(
-    data: Annotated[str, typer.Argument(help=DATA_HELP)],
+    data: Annotated[str, typer.Argument(help=DATA_HELP, autocompletion=completion.data_sets)],
     root: Root = None,
     task: Task = "few-shot",
     image_size: ImageSize = None,
@@ -46,7 +63,7 @@ def inspect(
     on_bad_image: OnBadImage = None,
     out: Annotated[
         Path | None,
-        option(SHOWN, "An HTML page to write: images of every class, duplicates side by side.", default="none"),
+        option(OUTPUT, "An HTML page to write: images of every class, duplicates side by side.", default="none"),
     ] = None,
 ) -> None:
     """Look closely before training: counts, sizes, bad and duplicate images, which episodes are possible, and what to type.
@@ -58,8 +75,8 @@ def inspect(
     from fewshot_mcl.suggestion import suggest
 
     options = _image_options(image_size, color, resize, on_bad_image)
-    with looking_progress() as progress:
-        found = inspecting.inspect(data, root, options, _task(task), progress)
+    with Screen().progress():
+        found = inspecting.inspect(data, root, options, _task(task), partial(tell, "looking at images"))
     given = {"image_size": image_size, "color": color, "resize": resize, "on_bad_image": on_bad_image}
     suggestion = suggest(found, data, root, given)
     print_lines(*fitted(inspecting.lines(found), 4))
@@ -72,58 +89,40 @@ def inspect(
         print_lines(f"written {out}")
 
 
-@contextmanager
-def looking_progress() -> Iterator[Callable[[int, int], None]]:
-    """Yields what is told how far it is: nothing for two seconds, then a bar on a terminal, a line every tenth part elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console, start = Console(stderr=True), time.monotonic()
-    bar = Progress(BarColumn(), MofNCompleteColumn(), "images", TimeRemainingColumn(), console=console, transient=True)
-    task, told = bar.add_task(""), -1
-
-    def tell(done: int, total: int) -> None:
-        nonlocal told
-        bar.update(task, completed=done, total=total)
-        if time.monotonic() - start < 2:
-            return
-        if console.is_terminal:
-            bar.start()
-        elif 10 * done // max(1, total) > told:
-            told = 10 * done // max(1, total)
-            print(f"looked at {done:,} of {total:,} images", file=sys.stderr)
-
-    try:
-        yield tell
-    finally:
-        if bar.live.is_started:  # one that was never shown would end its line all the same
-            bar.stop()
-
-
 def convert(
-    data: Annotated[str, typer.Argument(help=DATA_HELP)],
-    out: Annotated[Path, typer.Option(help="The folder to write the packed store to; it must not exist.")],
+    data: Annotated[str, typer.Argument(help=DATA_HELP, autocompletion=completion.data_sets)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The folder to write the packed store to; it must not exist.", autocompletion=completion.files
+        ),
+    ],
     root: Root = None,
     task: Task = "few-shot",
     image_size: ImageSize = None,
     color: Color = None,
     resize: Resize = None,
     on_bad_image: OnBadImage = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Decode once and write a packed store, which trains from `--data OUT` without decoding again.
 
     Stopped, or out of disk, it goes on where it was when the same command is given again.
     """
+    screen = Screen(as_json, quiet)
     from fewshot_mcl.data import check as checking
 
     options = _image_options(image_size, color, resize, on_bad_image)
-    with packing_progress() as progress:
-        folders = checking.convert(data, root, out, options, progress, _task(task), print_lines)
-    for path in folders:
-        print_lines(f"written {path}")
+    with packing_progress(screen) as progress:
+        folders = checking.convert(data, root, out, options, progress, _task(task), screen.say)
+    screen.answer(
+        lambda: {"written": [str(path) for path in folders]},
+        lambda: print_lines(*(f"written {path}" for path in folders)),
+    )
     command = "classify" if checking.is_labelled(data, task) else "train"
     where = f"{data} --root {shlex.quote(str(out))}" if root and command == "classify" else shlex.quote(str(out))
-    print_lines(f"Use it with: {program()} {command} --data {where}")
+    screen.say(f"Use it with: {program()} {command} --data {where}")
 
 
 def _image_options(image_size: int | None, color: str | None, resize: str | None, on_bad_image: str | None) -> Any:

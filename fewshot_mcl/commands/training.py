@@ -4,6 +4,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from fewshot_mcl.commands import completion
+from fewshot_mcl.commands.estimates import estimate_content, print_choice, print_estimate, tuning_table
 from fewshot_mcl.errors import Interrupted, UserError
 from fewshot_mcl.networks import BACKBONES
 from fewshot_mcl.options import (
@@ -14,8 +16,8 @@ from fewshot_mcl.options import (
     RECIPE,
     RECIPES,
     RUN,
-    SHOWN,
     TRAINING,
+    AsJson,
     BackboneName,
     Color,
     Data,
@@ -26,6 +28,7 @@ from fewshot_mcl.options import (
     OnBadImage,
     Out,
     Peers,
+    Quiet,
     Resize,
     Resume,
     Root,
@@ -35,15 +38,9 @@ from fewshot_mcl.options import (
     Tune,
     option,
 )
+from fewshot_mcl.progress import waiting
 from fewshot_mcl.resources import program
-from fewshot_mcl.screen import (
-    print_choice,
-    print_classification,
-    print_estimate,
-    print_lines,
-    training_lines,
-    tuning_table,
-)
+from fewshot_mcl.screen import Screen, print_classification, print_lines, training_content, training_lines
 
 if TYPE_CHECKING:
     from fewshot_mcl.config import Config
@@ -72,7 +69,12 @@ def train(
     seed: Seed = None,
     config: Annotated[
         str | None,
-        option(RUN, f"A TOML file, or a recipe: {', '.join(RECIPES)}.", default="default; paper for mini-imagenet"),
+        option(
+            RUN,
+            f"A TOML file, or a recipe: {', '.join(RECIPES)}.",
+            default="default; paper for mini-imagenet",
+            complete=completion.one_of(*RECIPES),
+        ),
     ] = None,
     settings: Settings = None,
     out: Out = None,
@@ -80,6 +82,8 @@ def train(
     tune: Tune = False,
     deterministic: Deterministic = False,
     dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train peers on episodes; the best by validation is kept. Defaults are those of the default recipe."""
     options = {
@@ -88,10 +92,12 @@ def train(
         "episodes": episodes, "way": way, "shot": shot, "query": query, "lr": lr, "seed": seed, "out": out,
         "deterministic": deterministic or None,
     }  # fmt: skip
+    screen = Screen(as_json, quiet)
     if dry_run:
-        _dry_run("few-shot", config, options, settings, resume, tune)
+        _dry_run("few-shot", config, options, settings, resume, tune, screen)
         return
-    print_lines(*training_lines(_train("few-shot", config, options, settings, resume, tune)))
+    outcome = _train("few-shot", config, options, settings, resume, tune, screen)
+    screen.answer(lambda: training_content(outcome), lambda: print_lines(*training_lines(outcome, screen)))
 
 
 def classify(
@@ -101,6 +107,7 @@ def classify(
             DATA,
             "glyphs; cifar100, fashion-mnist, imagenet or the few-shot sets of `train` (with --root); or the path of a folder.",
             default=CLASS_RECIPE["data"],
+            complete=completion.data_sets,
         ),
     ] = None,
     root: Root = None,
@@ -111,7 +118,13 @@ def classify(
     method: Method = None,
     teacher: Teacher = None,
     backbone: Annotated[
-        str | None, option(METHOD, ", ".join(BACKBONES), default=f"{CLASS_RECIPE['backbone']}; by recipe")
+        str | None,
+        option(
+            METHOD,
+            ", ".join(BACKBONES),
+            default=f"{CLASS_RECIPE['backbone']}; by recipe",
+            complete=completion.one_of(*BACKBONES),
+        ),
     ] = None,
     peers: Peers = None,
     epochs: Annotated[
@@ -127,6 +140,7 @@ def classify(
             RUN,
             f"A TOML file, or a recipe: {', '.join(CLASS_RECIPES)}.",
             default="classify; paper-code for cifar100, fashion-mnist, imagenet",
+            complete=completion.one_of(*CLASS_RECIPES),
         ),
     ] = None,
     settings: Settings = None,
@@ -135,7 +149,12 @@ def classify(
     tune: Tune = False,
     deterministic: Deterministic = False,
     dry_run: DryRun = False,
-    device: Annotated[str | None, option(SHOWN, "auto, cpu, cuda, ...", default="auto")] = None,
+    device: Annotated[
+        str | None,
+        option(RUN, "auto, cpu, cuda, ...", default="auto", complete=completion.one_of("auto", "cpu", "cuda")),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train peers to classify images, then test the networks on images of the same classes they have not seen."""
     options = {
@@ -144,22 +163,40 @@ def classify(
         "epochs": epochs, "batch": batch, "lr": lr, "seed": seed, "out": out, "device": device,
         "deterministic": deterministic or None,
     }  # fmt: skip
+    screen = Screen(as_json, quiet)
     if dry_run:
-        _dry_run("classify", config, options, settings, resume, tune)
+        _dry_run("classify", config, options, settings, resume, tune, screen)
         return
-    outcome = _train("classify", config, options, settings, resume, tune)
+    outcome = _train("classify", config, options, settings, resume, tune, screen)
+    if not as_json:
+        print_lines(*training_lines(outcome, screen))
+    content = _tested(outcome, screen)
+    screen.answer(
+        lambda: content | {"seconds": outcome.seconds, "validation": training_content(outcome)["results"]},
+        lambda: print_classification(content),
+    )
+
+
+def _tested(outcome: "Outcome", screen: Screen) -> dict[str, Any]:
+    """What the networks of a run give on test images."""
     from fewshot_mcl.evaluation.class_session import evaluate_classifier
 
-    print_lines(*training_lines(outcome))
     try:
-        print_classification(evaluate_classifier(outcome.run, device=outcome.run.config.device))
+        with screen.progress():
+            return evaluate_classifier(outcome.run, device=outcome.run.config.device)
     except KeyboardInterrupt:
         again = f"{program()} evaluate {shlex.quote(str(outcome.run.path))}"
         raise Interrupted(f"the run is trained and saved, and not tested. Test it with: {again}") from None
 
 
 def _dry_run(
-    task: str, config: str | None, options: dict[str, Any], settings: list[str] | None, resume: bool, tune: bool
+    task: str,
+    config: str | None,
+    options: dict[str, Any],
+    settings: list[str] | None,
+    resume: bool,
+    tune: bool,
+    screen: Screen,
 ) -> None:
     """Say what the run that these options describe would take."""
     if resume:
@@ -169,16 +206,18 @@ def _dry_run(
 
     resolved = resolve(config, _as_text(options), settings, task=task)
     if tune:
-        resolved, _ = _tuned(resolved)
-    print_estimate(resolved, estimate(resolved))
+        resolved, _ = _tuned(resolved, screen)
+    with screen.progress(), waiting("timing some steps, about ten seconds"):
+        found = estimate(resolved)
+    screen.answer(lambda: estimate_content(resolved, found), lambda: print_estimate(resolved, found))
 
 
-def _tuned(config: "Config") -> "tuple[Config, Tuning]":
+def _tuned(config: "Config", screen: Screen) -> "tuple[Config, Tuning]":
     """The fastest variant of a configuration, with what was measured on the way."""
     from fewshot_mcl.training.tune import tune
 
-    config, tuning = tune(config, tuning_table())
-    print_choice(tuning)
+    config, tuning = tune(config, tuning_table(screen.say))
+    print_choice(tuning, screen.say)
     return config, tuning
 
 
@@ -187,11 +226,15 @@ def _as_text(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train(
-    task: str, config: str | None, options: dict[str, Any], settings: list[str] | None, resume: bool, tune: bool
+    task: str,
+    config: str | None,
+    options: dict[str, Any],
+    settings: list[str] | None,
+    resume: bool,
+    tune: bool,
+    screen: Screen,
 ) -> "Outcome":
     """The run that these options describe, trained or resumed."""
-    from rich.console import Console
-
     from fewshot_mcl.config import resolve
     from fewshot_mcl.runs import Run
 
@@ -208,7 +251,8 @@ def _train(
         resolved = Run.open(out).agreed(config, options, settings, task)
     elif out is not None:
         Run.refuse_existing(out)  # before anything is loaded
-    resolved, tuning = _tuned(resolved) if tune else (resolved, None)
+    resolved, tuning = _tuned(resolved, screen) if tune else (resolved, None)
     from fewshot_mcl.training import session
 
-    return session.train(resolved, out, resume, Console(), tuning)
+    with screen.progress():
+        return session.train(resolved, out, resume, screen.console(), tuning)

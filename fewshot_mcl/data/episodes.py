@@ -24,6 +24,14 @@ class Episodes:
         classes: (E, way) int64 labels; position k is what the episode calls class k.
         support: (E, way, shot) int64 image indices.
         query: (E, way, query) int64 image indices; row k holds queries of `classes[:, k]`.
+
+    Example:
+        >>> labels = torch.arange(4).repeat_interleave(6)
+        >>> episodes = EpisodeSampler(labels, way=3, shot=1, query=5).sample(10)
+        >>> len(episodes), episodes.support.shape, episodes.query.shape
+        (10, torch.Size([10, 3, 1]), torch.Size([10, 3, 5]))
+        >>> bool((labels[episodes.query] == episodes.classes[:, :, None]).all())
+        True
     """
 
     classes: Tensor
@@ -59,6 +67,11 @@ class EpisodeSampler:
 
     Raises:
         UserError: if there are fewer than `way` classes, or a class has fewer than `shot + query` images.
+
+    Example:
+        >>> sampler = EpisodeSampler(torch.arange(20).repeat_interleave(10), way=5, shot=1, query=5, seed=0)
+        >>> sampler.sample(10)[3:4].digest == sampler.sample(1, start=3).digest
+        True
     """
 
     def __init__(

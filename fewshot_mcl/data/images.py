@@ -26,6 +26,7 @@ from PIL.Image import Transpose
 from fewshot_mcl.data.names import first_few, printable
 from fewshot_mcl.data.store import allocate_images
 from fewshot_mcl.errors import UserError
+from fewshot_mcl.progress import tracked
 
 Resize = Literal["crop", "squash"]
 Content = bytes | memoryview
@@ -189,7 +190,9 @@ def in_threads(function: Callable[[int], Result], count: int, chunk: int = 64) -
 
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")  # a damaged file is refused in our own words or, if it can be read, in none
-        return [result for results in pool.map(run, range(0, count, chunk)) for result in results]
+        starts = range(0, count, chunk)
+        parts = tracked(pool.map(run, starts), "reading images", len(starts))
+        return [result for results in parts for result in results]
 
 
 def decode_into(images: np.ndarray, paths: list[Path], resize: Resize, chunk: int = 64) -> dict[int, str]:

@@ -163,6 +163,14 @@ def open_source(data: str, root: Path | None = None, options: ImageOptions | Non
 
     Raises:
         UserError: where nothing is found, or what is found cannot be used.
+
+    Example:
+        >>> source = open_source("glyphs")
+        >>> source.splits
+        ('train', 'val', 'test')
+        >>> store = source.load("val", ImageOptions())
+        >>> store.num_classes, store.shape
+        (97, (1, 28, 28))
     """
     source = find_source(data, root, options or ImageOptions())
     if source.problems:

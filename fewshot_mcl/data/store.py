@@ -62,6 +62,12 @@ class ImageStore:
 
     Raises:
         ValueError: where shapes, dtypes or labels disagree with the above.
+
+    Example:
+        >>> images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+        >>> store = ImageStore(images, torch.tensor([1, 0, 1, 0]), ["ant", "bee"])
+        >>> store.labels.tolist(), store.shape
+        ([0, 0, 1, 1], (3, 32, 32))
     """
 
     def __init__(

@@ -16,6 +16,7 @@ from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks import PeerOutputs
 from fewshot_mcl.networks.folding import batch_for, folded
 from fewshot_mcl.networks.peers import PeerNetwork
+from fewshot_mcl.progress import tracked
 
 TOP = 5
 Ensembles = dict[str, Callable[[PeerOutputs], Tensor]]  # name -> logits (B, C) of the peers' outputs
@@ -83,7 +84,9 @@ def classify_images(peers: PeerNetwork, ensembles: Ensembles, images: Images) ->
     """
     network, parts, unit = folded(peers), [], batch_for(images.mean.device)
     split = len(images) >= unit * parallel.world()  # as in `fewshot.embed`
-    for batch, labels in images.batches(parallel.part(len(images), unit) if split else slice(None)):
+    mine = parallel.part(len(images), unit) if split else slice(0, len(images))
+    batches = -(-(mine.stop - mine.start) // unit)
+    for batch, labels in tracked(images.batches(mine), "classifying images", batches):
         out = network(batch)
         assert out.logits is not None
         joint = [ensemble(out) for ensemble in ensembles.values()] if len(out.logits) > 1 else []

@@ -14,6 +14,7 @@ from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks import PeerOutputs
 from fewshot_mcl.networks.folding import batch_for, folded
 from fewshot_mcl.objectives import functional as F
+from fewshot_mcl.progress import tracked
 
 
 class Normaliser:
@@ -75,6 +76,13 @@ def embed(
 
     Returns:
         (N, D), or (M, N, D) for M peers, on the network's device, of the type of `mean`.
+
+    Example:
+        >>> from fewshot_mcl import create_backbone
+        >>> store = ImageStore(torch.zeros(4, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 0, 1, 1]), ["ant", "bee"])
+        >>> network = create_backbone("conv4", in_channels=1, image_size=28)
+        >>> embed(network, store, mean=torch.tensor([0.5]), std=torch.tensor([0.3])).shape
+        torch.Size([4, 64])
     """
     precision = precision or mean.dtype
     network, parts = folded(network).to(precision), []
@@ -82,7 +90,8 @@ def embed(
     # Whole batches for each process, so that every product has the shape that it has in one process, and the same digits.
     split = len(store) >= batch * parallel.world()
     mine = parallel.part(len(store), batch) if split else slice(0, len(store))
-    for start in range(mine.start, mine.stop, batch):
+    starts = range(mine.start, mine.stop, batch)
+    for start in tracked(starts, "embedding images", len(starts)):
         images = normalise(store.images[start : start + batch].to(mean.device), mean, std)
         out = network(images.to(precision))
         parts.append((out.features if isinstance(out, PeerOutputs) else out).to(mean.dtype))
@@ -123,12 +132,21 @@ def evaluate_peers(
 
     Returns:
         "peer 0" ... "peer M-1" and, for M > 1, "ensemble".
+
+    Example:
+        >>> from fewshot_mcl import EpisodeSampler
+        >>> labels = torch.arange(10).repeat_interleave(8)
+        >>> episodes = EpisodeSampler(labels, way=5, shot=1, query=5).sample(20)
+        >>> perfect = torch.eye(10)[labels]
+        >>> {name: result.mean for name, result in evaluate_peers(torch.stack([perfect, perfect]), episodes).items()}
+        {'peer 0': 1.0, 'peer 1': 1.0, 'ensemble': 1.0}
     """
     peers, way, count = len(features), episodes.classes.shape[1], len(episodes)
     episodes = episodes[parallel.part(count)]
     batch = batch or (8 if features.device.type == "cpu" else 1024)
     accuracies: list[list[Tensor]] = [[] for _ in range(peers + 1)]
-    for part in _batches(episodes, batch):
+    batches = -(-len(episodes.support) // batch)
+    for part in tracked(_batches(episodes, batch), "classifying episodes", batches):
         logits = torch.stack([episode_logits(f, part, metric, scale) for f in features])
         for kept, values in zip(accuracies, [*logits, logits.sum(0)]):
             kept.append(_accuracies(values, way))
@@ -143,5 +161,14 @@ def evaluate_peers(
 def evaluate_episodes(
     features: Tensor, episodes: Episodes, *, metric: str = "euclidean", scale: float = 1.0, batch: int | None = None
 ) -> Result:
-    """Accuracy of nearest prototypes on given episodes: `evaluate_peers` for one network's features (N, D)."""
+    """Accuracy of nearest prototypes on given episodes: `evaluate_peers` for one network's features (N, D).
+
+    Example:
+        >>> from fewshot_mcl import EpisodeSampler
+        >>> labels = torch.arange(10).repeat_interleave(8)
+        >>> episodes = EpisodeSampler(labels, way=5, shot=1, query=5).sample(20)
+        >>> result = evaluate_episodes(torch.eye(10)[labels], episodes)
+        >>> result.mean, result.episodes
+        (1.0, 20)
+    """
     return evaluate_peers(features[None], episodes, metric=metric, scale=scale, batch=batch)["peer 0"]

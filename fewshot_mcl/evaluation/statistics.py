@@ -16,6 +16,13 @@ class Result:
     Attributes:
         accuracies: (E,) float64, one an episode. The interval is over these, since queries of an episode are not
             independent.
+
+    Example:
+        >>> result = Result(torch.tensor([0.5, 0.7, 0.6, 0.6], dtype=torch.float64))
+        >>> f"{100 * result.mean:.1f} ± {100 * result.ci95:.1f} %"
+        '60.0 ± 8.0 %'
+        >>> result.minus(result).mean
+        0.0
     """
 
     accuracies: Tensor

@@ -24,6 +24,12 @@ BACKBONES = {  # name -> module:class
     "densenet40-12": "densenet:DenseNet40",
     "hcgnet-a1": "hcgnet:HCGNetA1",
 }
+"""Where the class of each backbone stands, by the name that users type.
+
+Example:
+    >>> BACKBONES["conv4"]
+    'conv4:Conv4'
+"""
 _LAZY = {"Backbone": "backbone", "PeerNetwork": "peers", "PeerOutputs": "peers"}
 
 
@@ -38,6 +44,14 @@ def create_backbone(name: str, num_classes: int | None = None, **options: Any) -
 
     Raises:
         UserError: if there is no such backbone, or images are too small for it.
+
+    Example:
+        >>> import torch
+        >>> network = create_backbone("conv4", num_classes=10, in_channels=1, image_size=28)
+        >>> network(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+        >>> network.features(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 64])
     """
     if "/" in name:
         return import_module(f"{__name__}.external").External(name, num_classes=num_classes, **options)

@@ -21,6 +21,15 @@ class Backbone(nn.Module):
         num_classes: outputs of the classifier; None for a network that ends at its features.
         pool: "average" (over positions) or "flatten" (positions are part of the feature).
         initialise: called on every module, classifier included, to replace PyTorch's own initialisation; None keeps it.
+
+    Example:
+        >>> import torch
+        >>> small = Backbone(
+        ...     [nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 16, 3, stride=2)],
+        ...     stage_channels=(8, 16), feature_dim=16, num_classes=None,
+        ... )
+        >>> small(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 16])
     """
 
     def __init__(

@@ -28,6 +28,11 @@ class PeerOutputs:
         features: (M, B, D) pooled features.
         logits: (M, B', C) logits, or None. B' = B, except on an episode, where they are the queries' episode logits.
         stem: (B, Ds) average over positions of what the shared stages give, or None where nothing is shared.
+
+    Example:
+        >>> out = PeerOutputs(features=torch.zeros(4, 8, 64))
+        >>> out.features.shape, out.logits
+        (torch.Size([4, 8, 64]), None)
     """
 
     features: Tensor
@@ -122,6 +127,14 @@ class PeerNetwork(nn.Module):
 
     Raises:
         UserError: for an unknown backbone or preset, a backbone that the preset cannot split, or M < 1.
+
+    Example:
+        >>> peers = PeerNetwork("conv4", num_peers=3, in_channels=1, image_size=28)
+        >>> out = peers(torch.rand(2, 1, 28, 28))
+        >>> out.features.shape, out.stem.shape
+        (torch.Size([3, 2, 64]), torch.Size([2, 64]))
+        >>> peers.deployed()(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 64])
     """
 
     def __init__(

@@ -28,6 +28,12 @@ METHODS = {  # name -> module:class
     "rkd-da": "rkd:RkdDa",
     "metric-learning": "metric_learning:MetricLearning",
 }
+"""Where the class of each method stands, by the name that users type.
+
+Example:
+    >>> METHODS["mcl-okd"]
+    'mcl_okd:MclOkd'
+"""
 
 
 def create_objective(
@@ -51,6 +57,16 @@ def create_objective(
 
     Raises:
         UserError: if there is no such method or option, or the method cannot work with so few peers or images.
+
+    Example:
+        >>> import torch
+        >>> from fewshot_mcl import PeerNetwork
+        >>> peers = PeerNetwork("conv4", num_peers=2, num_classes=5, in_channels=1, image_size=28)
+        >>> objective = create_objective("dml", num_peers=2, num_classes=5, feature_dim=peers.feature_dim, T=2.0)
+        >>> terms = objective(peers(torch.rand(4, 1, 28, 28)), torch.tensor([0, 1, 2, 3]))
+        >>> sorted(terms)
+        ['ce', 'kl', 'total']
+        >>> terms["total"].backward()
     """
     from fewshot_mcl.objectives.base import Setting
 

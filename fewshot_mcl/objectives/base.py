@@ -45,6 +45,17 @@ class Objective(nn.Module):
     It owns its parameters and buffers (heads, banks, gates) and knows nothing of backbones, data or the loop. The two
     kinds of terms are apart because on an episode they see different things: logits belong to queries (or to an
     auxiliary classifier), features to all images.
+
+    Example:
+        A method of one's own: labels, and embeddings that stay short.
+
+        >>> class Short(Objective):
+        ...     def feature_terms(self, out, indices):
+        ...         return {"short": 0.01 * out.features.square().mean()}
+        >>> objective = Short(Setting(num_peers=2, num_classes=5, feature_dim=8, stem_dim=None, labels=None, seed=0))
+        >>> out = PeerOutputs(features=torch.ones(2, 4, 8), logits=torch.zeros(2, 4, 5))
+        >>> {name: round(float(term), 3) for name, term in objective(out, torch.zeros(4, dtype=torch.int64)).items()}
+        {'ce': 3.219, 'short': 0.01, 'total': 3.229}
     """
 
     least_peers = 2

@@ -15,6 +15,7 @@ from typing import Any
 from fewshot_mcl.config import COMMANDS, Config, resolve
 from fewshot_mcl.errors import UserError, unknown
 from fewshot_mcl.objectives import options_of
+from fewshot_mcl.progress import tracked
 from fewshot_mcl.reproduce.paper import Table
 from fewshot_mcl.runs import Run
 
@@ -165,7 +166,7 @@ def train_cells(cells: list[Cell], jobs: int, say: Callable[[str], None]) -> lis
     teachers = [cell for cell in todo if cell.config.method == "baseline"]
     for group in (teachers, [cell for cell in todo if cell not in teachers]):
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(run, group))
+            list(tracked(pool.map(run, group), "training runs", len(group)))
     return failures
 
 

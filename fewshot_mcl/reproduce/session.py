@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.evaluation.session import Protocol
+from fewshot_mcl.progress import tracked
 from fewshot_mcl.reproduce.cells import Cell, Choice, cells_of, train_cells
 from fewshot_mcl.reproduce.paper import TABLES, Table
 from fewshot_mcl.reproduce.report import Report
@@ -63,7 +64,7 @@ def reproduce(request: Request, say: Say) -> tuple[str, Path]:
         raise UserError(
             f"{failures[0].replace('error: ', '')}{more}. What is done is kept: mend it and give the command again."
         )
-    found = [result_of(cell, _protocol(request, cell)) for cell in cells]
+    found = [result_of(cell, _protocol(request, cell)) for cell in tracked(cells, "testing runs", len(cells))]
     episodes, query = request.protocol
     protocol = Protocol(5, (1, 5), query, episodes, 0) if table.task == "few-shot" else None
     text = Report(table, cells, found, protocol).text()
@@ -82,8 +83,8 @@ def _protocol(request: Request, cell: Cell) -> Protocol | None:
 def estimates(request: Request, say: Say) -> list[tuple[Cell, Estimate]]:
     """What each run of the first seed would take, from a few timed steps of it; no run is made."""
     found = []
-    for cell in request.cells():
-        if cell.seed == 0:
-            say(f"timing {cell.path.name} ...")
-            found.append((cell, estimate(cell.config)))
+    cells = [cell for cell in request.cells() if cell.seed == 0]
+    for cell in tracked(cells, "timing runs", len(cells)):
+        say(f"timing {cell.path.name} ...")
+        found.append((cell, estimate(cell.config)))
     return found

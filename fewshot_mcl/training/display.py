@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
 
 from rich.console import Console, Group, RenderableType
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from fewshot_mcl.evaluation.statistics import Result
+from fewshot_mcl.progress import listening
 
 
 def percent(result: Result) -> str:
@@ -70,12 +72,15 @@ class LiveDisplay:
         self._losses: dict[str, float] = {}
         self._history: list[tuple[int, dict[str, Result], bool]] = []
         self._live = Live(console=console, refresh_per_second=4)
+        self._silence = ExitStack()
 
     def __enter__(self) -> LiveDisplay:
+        self._silence.enter_context(listening(None))  # what a validation says of itself would be a second bar
         self._live.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._silence.close()
         self._live.update(self._view())
         self._live.__exit__(None, None, None)
 
