@@ -23,10 +23,10 @@ from fewshot_mcl.data.folder import FolderSource
 from fewshot_mcl.data.images import FORMATS, BadImage, Result, in_threads, read_image, to_array
 from fewshot_mcl.data.labelled import class_problems, find_labelled
 from fewshot_mcl.data.likeness import Look, alike, look
-from fewshot_mcl.data.mini_imagenet import MiniImageNet
 from fewshot_mcl.data.names import first_few, printable
 from fewshot_mcl.data.sources import ImageOptions, Source, find_source
 from fewshot_mcl.data.store import ImageStore
+from fewshot_mcl.data.verified import VerifiedSource
 
 SHOTS = (1, 5, 10)  # for which the largest query is told
 DECODED = 64  # pixels of the shorter side, where the decoder can give less than all
@@ -174,7 +174,7 @@ def inspect(
     """
     labelled = is_labelled(data, task)
     source = (find_labelled if labelled else find_source)(data, root, options)
-    inner = source.inner if isinstance(source, MiniImageNet) else source
+    inner = source.inner if isinstance(source, VerifiedSource) else source
     found = Inspection(source.name, source.format, "classify" if labelled else task, isinstance(inner, FolderSource))
     report = Report(source.name, source.format)
     for problem in [*source.problems, *(class_problems(source) if labelled else [])]:
