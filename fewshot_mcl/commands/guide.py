@@ -57,6 +57,49 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # command -> what for, and
         ("as training and test images of the same classes", "fewshot-mcl data check photos --task classify"),
         ("for a program to read", "fewshot-mcl data check glyphs --json"),
     ),
+    "predict": (
+        (
+            "a folder for each class, and images to be answered about",
+            "fewshot-mcl predict --support my-classes --query photos",
+        ),
+        (
+            "with a run of yours, for a program to read",
+            "fewshot-mcl predict --support my-classes --query photos --model runs/glyphs-mcl-okd-10way-1shot-seed0 --json",
+        ),
+    ),
+    "report": (
+        ("one page about a run", "fewshot-mcl report runs/glyphs-mcl-okd-10way-1shot-seed0"),
+        (
+            "of harder episodes, in another file",
+            "fewshot-mcl report runs/glyphs-mcl-okd-10way-1shot-seed0 --way 20 --shot 5 --out page.html",
+        ),
+    ),
+    "compare": (
+        (
+            "two methods on the same episodes",
+            "fewshot-mcl compare runs/glyphs-mcl-okd-10way-1shot-seed0 runs/glyphs-baseline-10way-1shot-seed0",
+        ),
+        (
+            "with a page to pass on",
+            "fewshot-mcl compare runs/glyphs-mcl-okd-10way-1shot-seed0 runs/glyphs-baseline-10way-1shot-seed0 --out compared.html",
+        ),
+    ),
+    "export": (
+        ("ONNX", "fewshot-mcl export runs/glyphs-mcl-okd-10way-1shot-seed0"),
+        ("for TensorBoard", "fewshot-mcl export runs/glyphs-mcl-okd-10way-1shot-seed0 --format tensorboard"),
+    ),
+    "doctor": (
+        ("versions, devices, room, and a self-test", "fewshot-mcl doctor"),
+        ("for a program to read", "fewshot-mcl doctor --json"),
+    ),
+    "list": (
+        ("everything there is", "fewshot-mcl list"),
+        ("the methods, a line each", "fewshot-mcl list methods"),
+    ),
+    "data inspect": (
+        ("a folder for each class", "fewshot-mcl data inspect photos"),
+        ("with a page of pictures", "fewshot-mcl data inspect photos --out photos.html"),
+    ),
     "data convert": (
         ("decode once; training then starts at once", "fewshot-mcl data convert photos --out packed"),
         ("smaller and in grey", "fewshot-mcl data convert photos --out packed-grey --image-size 28 --color grey"),

@@ -43,8 +43,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setattr(episodic, "FINAL_EPISODES", 8)
-        assert not typed(["fewshot-mcl", "train", "--episodes", "2", "--set", "val_episodes=2", "--quiet"], patch)
+        short = ["--episodes", "2", "--set", "val_episodes=2", "--quiet"]
+        assert not typed(["fewshot-mcl", "train", *short], patch)
+        assert not typed(["fewshot-mcl", "train", "--method", "baseline", *short], patch)
     assert (place / RUN).is_dir()
+    for label in range(3):
+        shutil.copytree(place / f"photos/class{label:02}", place / f"my-classes/class{label:02}")
     return place
 
 

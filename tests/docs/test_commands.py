@@ -41,6 +41,12 @@ def command_lines(page: Path) -> list[list[str]]:
     ]
 
 
+MANY_SECONDS = (
+    "report",
+    "doctor",
+    "export",
+    "compare",
+)  # commands whose every call takes many, by what they import and draw
 SLOW = ("classification", "configuration", "runs")  # pages whose commands train several runs to their end
 WITH_COMMANDS = [
     pytest.param(page, marks=[pytest.mark.slow] if page.stem in SLOW else [], id=page.stem)
@@ -68,7 +74,12 @@ def test_the_python_of_a_page_works(page: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
-    ("command", "line"), [(command, line) for command, examples in EXAMPLES.items() for _, line in examples]
+    ("command", "line"),
+    [
+        pytest.param(command, line, marks=[pytest.mark.slow] if command in MANY_SECONDS else [])
+        for command, examples in EXAMPLES.items()
+        for _, line in examples
+    ],
 )
 def test_the_examples_of_the_help_work(command: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(line)

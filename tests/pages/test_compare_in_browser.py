@@ -13,7 +13,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "comparison"))
 
-from test_words import comparison
+from test_sentences import comparison
 
 from fewshot_mcl.comparison import page
 from fewshot_mcl.data.inspect import inspect
