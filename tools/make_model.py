@@ -53,10 +53,18 @@ def measure(run: Run) -> list[dict[str, Any]]:
         gain = ours.minus(pixels)
         figures.append(
             {
-                **PROTOCOL, "data": "glyphs", "classes": store.num_classes, "shot": shot, "mean": ours.mean, "ci95": ours.ci95,
-                "raw_pixels": pixels.mean, "raw_pixels_ci95": pixels.ci95, "gain": gain.mean, "gain_ci95": gain.ci95,
+                **PROTOCOL,
+                "data": "glyphs",
+                "classes": store.num_classes,
+                "shot": shot,
+                "mean": ours.mean,
+                "ci95": ours.ci95,
+                "raw_pixels": pixels.mean,
+                "raw_pixels_ci95": pixels.ci95,
+                "gain": gain.mean,
+                "gain_ci95": gain.ci95,
                 "episode_list": episodes.digest,
-            }  # fmt: skip
+            }
         )
     return figures
 

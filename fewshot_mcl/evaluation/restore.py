@@ -97,8 +97,8 @@ def build_peers(
     options: dict[str, Any] = {"weights": config.weights} if config.weights and pretrained else {}
     if options and "/" not in config.backbone and config.backbone not in PRETRAINED:
         raise UserError(
-            f"weights = {config.weights} belong to {', '.join(PRETRAINED)} or a library's backbone (torchvision/NAME, timm/NAME), "
-            f"not to {config.backbone}: leave them out."
+            f"weights = {config.weights} belong to {', '.join(PRETRAINED)} or a library's backbone (torchvision/NAME, "
+            f"timm/NAME), not to {config.backbone}: leave them out."
         )
     with draws.seeded(config.seed, "peers"):
         peers = PeerNetwork(

@@ -40,8 +40,8 @@ def open_model(name: str) -> tuple[Backbone, dict[str, Any]]:
 
     Returns:
         The network, and what a run's model.json says of its own: backbone, in_channels, image_size, stored_size, feature_dim,
-        mean, std, color, resize, trained_on, classes, method, seed, sha256, ...; further `metric`, `scale`, `centre` (a list of
-        `feature_dim` numbers, or None) and `notes` (sentences to be said with every figure).
+        mean, std, color, resize, trained_on, classes, method, seed, sha256, ...; further `metric` and `scale`; of ImageNet's
+        also `centre`, None, which means the mean of the support features, and `notes`, sentences to be said with every figure.
 
     Raises:
         UserError: for an unknown name, an extra that is not installed, or a damaged file.
@@ -53,12 +53,22 @@ def open_model(name: str) -> tuple[Backbone, dict[str, Any]]:
     return imagenet.open_lite0() if name == "efficientnet-lite0" else _open_own(Path(__file__).with_name(name))
 
 
-def comparable(features: Tensor, card: dict[str, Any]) -> Tensor:
-    """Features (..., D) of a model as they are compared: less the card's centre and of length 1, or as they are without one."""
+def comparable(features: Tensor, card: dict[str, Any], support: Tensor) -> Tensor:
+    """Features of a model as they are compared.
+
+    Args:
+        features: (..., B, D) of any images.
+        card: of the model. Where it has no `centre`, features stay as they are.
+        support: (..., S, D) features of all support images of the task; more than one.
+
+    Returns:
+        (..., B, D): less the mean of the support features, and of length 1.
+    """
+    if "centre" not in card:
+        return features
     from torch.nn.functional import normalize
 
-    centre = card.get("centre")
-    return features if centre is None else normalize(features - features.new_tensor(centre), dim=-1)
+    return normalize(features - support.mean(-2, keepdim=True), dim=-1)
 
 
 def _open_own(folder: Path) -> tuple[Backbone, dict[str, Any]]:

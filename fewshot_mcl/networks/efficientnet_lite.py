@@ -129,5 +129,7 @@ def imagenet_tensors() -> list[Tensor]:
     except OSError as error:
         raise DamagedError(f"cannot read {path}: {error.strerror}", again) from error
     if hashlib.sha256(content).hexdigest() != SHA256:
-        raise DamagedError(f"{path} is damaged or was replaced: its SHA-256 is not that of the published weights", again)
+        raise DamagedError(
+            f"{path} is damaged or was replaced: its SHA-256 is not that of the published weights", again
+        )
     return list(torch.load(io.BytesIO(content), "cpu", weights_only=True).values())

@@ -336,7 +336,15 @@ def test_projections_only_where_the_shape_changes() -> None:
 
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("resnet12", 16), ("resnet18", 17), ("resnet32", 3), ("vgg16", 32), ("densenet40-12", 4), ("hcgnet-a1", 3), ("efficientnet-lite0", 32)],
+    [
+        ("resnet12", 16),
+        ("resnet18", 17),
+        ("resnet32", 3),
+        ("vgg16", 32),
+        ("densenet40-12", 4),
+        ("hcgnet-a1", 3),
+        ("efficientnet-lite0", 32),
+    ],
 )
 @torch.no_grad()
 def test_smallest_images(name: str, least: int) -> None:

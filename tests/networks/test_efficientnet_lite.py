@@ -95,7 +95,10 @@ def test_forms_give_the_values_of_the_loop(form: Any) -> None:
 def test_a_configuration_starts_peers_from_them() -> None:
     config = resolve(None, {"backbone": NAME, "peers": 2}, ["weights=imagenet"])
     peers = build_peers(config, 3, 32, 4)
-    assert all(torch.equal(ours, published) for ours, published in zip(peers.deployed().state_dict().values(), imagenet_tensors()))
+    assert all(
+        torch.equal(ours, published)
+        for ours, published in zip(peers.deployed().state_dict().values(), imagenet_tensors())
+    )
     fresh = build_peers(config, 3, 32, 4, pretrained=False)
     assert not torch.equal(fresh.stages[0][0][1].weight, peers.stages[0][0][1].weight)
     assert weights_notes(config) == (IMAGENET_SEEN,)
@@ -105,7 +108,7 @@ def test_a_configuration_starts_peers_from_them() -> None:
 
 
 def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown weights of efficientnet-lite0: 'imagenett'. Did you mean 'imagenet'"):
+    with pytest.raises(UserError, match=r"unknown weights of efficientnet-lite0: 'imagenett'\. Did you mean 'imagenet'"):
         EfficientNetLite0(weights="imagenett")
     with pytest.raises(UserError, match="--color rgb"):
         EfficientNetLite0(in_channels=1, weights="imagenet")
