@@ -108,7 +108,9 @@ def test_a_configuration_starts_peers_from_them() -> None:
 
 
 def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"unknown weights of efficientnet-lite0: 'imagenett'\. Did you mean 'imagenet'"):
+    with pytest.raises(
+        UserError, match=r"unknown weights of efficientnet-lite0: 'imagenett'\. Did you mean 'imagenet'"
+    ):
         EfficientNetLite0(weights="imagenett")
     with pytest.raises(UserError, match="--color rgb"):
         EfficientNetLite0(in_channels=1, weights="imagenet")
