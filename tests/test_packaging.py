@@ -38,7 +38,13 @@ def test_wheel_and_sdist_carry_splits_configs_and_the_embedded_data(built: Path)
     assert {f"fewshot_mcl/{name}" for name in CARRIED} <= set(wheel)
     assert {*CARRIED, "tools/build_glyphs.py", "pyproject.toml"} <= set(sdist)
     for names in (wheel, sdist):
-        assert "fewshot_mcl/data/glyphs.npz" in names
+        for name in (
+            "data/glyphs.npz",
+            "models/glyphs/model.safetensors",
+            "models/glyphs/model.json",
+            "models/MODEL_CARD.md",
+        ):
+            assert f"fewshot_mcl/{name}" in names
     assert not [name for name in wheel if name.startswith("tests")]
 
 

@@ -81,7 +81,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # command -> what for, and
         ),
         (
             "with a page to pass on",
-            "fewshot-mcl compare runs/glyphs-mcl-okd-10way-1shot-seed0 runs/glyphs-baseline-10way-1shot-seed0 --out compared.html",
+            "fewshot-mcl compare runs/glyphs-mcl-okd-10way-1shot-seed0 runs/glyphs-baseline-10way-1shot-seed0 --out page.html",
         ),
     ),
     "export": (

@@ -16,7 +16,14 @@ from fewshot_mcl.data.labelled import open_labelled
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.evaluation.classification import Classified, Ensembles, Images, classify_images
-from fewshot_mcl.evaluation.restore import build_objective, build_peers, deterministic, load_state, pick_device
+from fewshot_mcl.evaluation.restore import (
+    build_objective,
+    build_peers,
+    deterministic,
+    load_state,
+    pick_device,
+    weights_notes,
+)
 from fewshot_mcl.networks.peers import PeerNetwork
 from fewshot_mcl.runs import Run
 
@@ -60,7 +67,7 @@ def evaluate_classifier(
         "peers": config.peers, "seed": config.seed, "epochs": config.epochs, "data": store.source, "split": "test",
         "fingerprint": store.fingerprint, "image_size": trained["network_size"], "resize": store.resize,
         "classes": store.num_classes, "images": len(store), "interval": INTERVAL, "unit": "fraction",
-        "deployed": f"peer {config.peers - 1}", "headline": headline, "notes": [*notes, *run.notes],
+        "deployed": f"peer {config.peers - 1}", "headline": headline, "notes": [*notes, *weights_notes(config), *run.notes],
         "results": [_entry(name, net, each) for name, nets in found.items() for net, each in nets.items()],
         "class_accuracy": _class_accuracy(first[0], store),
     }  # fmt: skip

@@ -15,7 +15,7 @@ from fewshot_mcl import draws
 from fewshot_mcl.config import Config
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import DamagedError, UserError
-from fewshot_mcl.networks import create_backbone
+from fewshot_mcl.networks import PRETRAINED, create_backbone
 from fewshot_mcl.networks.backbone import Backbone
 from fewshot_mcl.networks.batch_norm import set_batch_norm
 from fewshot_mcl.networks.peers import LAYOUTS, PeerNetwork
@@ -26,6 +26,10 @@ from fewshot_mcl.runs import Run, StoredTensors, Tensors
 LARGEST_SCALE = 1e6  # of a mean or deviation of pixels
 LARGEST_IMAGE = 4096  # channels or pixels a side: more than any network here takes
 AGAIN = "Put the file back from a copy, or start a new run."
+IMAGENET_SEEN = (
+    "the peers start from weights that have seen all classes of ImageNet: classes of miniImageNet, tieredImageNet, or any that "
+    "ImageNet has too, are not new to them, and figures on those do not measure learning of new classes"
+)
 
 
 def pick_device(name: str) -> torch.device:
@@ -43,6 +47,11 @@ def pick_device(name: str) -> torch.device:
         first = next(iter(str(error).splitlines()), "")[:120]
         raise UserError(f"device '{name}' cannot be used here ({first}). Use cpu, or auto.") from error
     return device
+
+
+def weights_notes(config: Config) -> tuple[str, ...]:
+    """What is to be said of every figure of a run that started from published weights; nothing of any other."""
+    return (IMAGENET_SEEN,) if config.weights == "imagenet" else ()
 
 
 @contextmanager
@@ -81,16 +90,16 @@ def build_peers(
         config: of the run.
         channels, image_size: of the images.
         num_classes: the training classes.
-        pretrained: start from the file `config.weights`, where it names one; no need to where a checkpoint follows.
+        pretrained: start from `config.weights`, where it names any; no need to where a checkpoint follows.
 
     Raises:
         UserError: where backbone, images, sharing and weights do not go together.
     """
     options: dict[str, Any] = {"weights": config.weights} if config.weights and pretrained else {}
-    if options and "/" not in config.backbone:
+    if options and "/" not in config.backbone and config.backbone not in PRETRAINED:
         raise UserError(
-            f"weights = {config.weights} belong to a library's backbone (torchvision/NAME, timm/NAME), not to {config.backbone}: "
-            "leave them out."
+            f"weights = {config.weights} belong to {', '.join(PRETRAINED)} or a library's backbone (torchvision/NAME, "
+            f"timm/NAME), not to {config.backbone}: leave them out."
         )
     with draws.seeded(config.seed, "peers"):
         peers = PeerNetwork(

@@ -16,7 +16,7 @@ from fewshot_mcl.data.sources import open_source
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import UserError, unknown
 from fewshot_mcl.evaluation.fewshot import embed, evaluate_peers
-from fewshot_mcl.evaluation.restore import deterministic, load_peers, pick_device
+from fewshot_mcl.evaluation.restore import deterministic, load_peers, pick_device, weights_notes
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.runs import Run
 
@@ -101,7 +101,8 @@ def evaluate_run(
         "checkpoint": checkpoint, "checkpoint_episode": state["episode"], "data": store.source, "fingerprint": store.fingerprint,
         "image_size": store.shape[1], "resize": store.resize, "classes": store.num_classes, "images": len(store),
         "metric": config.metric, "interval": "95%: 1.96 s / sqrt(E) over episodes; ci95_t with Student's t", "unit": "fraction",
-        "precision": precision, "deployed": f"peer {config.peers - 1}", "notes": [*notes, *run.notes], "results": results,
+        "precision": precision, "deployed": f"peer {config.peers - 1}", "results": results,
+        "notes": [*notes, *weights_notes(config), *run.notes],
     }  # fmt: skip
     return content | {"file": str(run.save_evaluation(content))}
 

@@ -23,6 +23,7 @@ BACKBONES = {  # name -> module:class
     "vgg16": "vgg:VGG16",
     "densenet40-12": "densenet:DenseNet40",
     "hcgnet-a1": "hcgnet:HCGNetA1",
+    "efficientnet-lite0": "efficientnet_lite:EfficientNetLite0",
 }
 """Where the class of each backbone stands, by the name that users type.
 
@@ -30,6 +31,7 @@ Example:
     >>> BACKBONES["conv4"]
     'conv4:Conv4'
 """
+PRETRAINED = ("efficientnet-lite0",)  # those that `weights = "imagenet"` can start
 _LAZY = {"Backbone": "backbone", "PeerNetwork": "peers", "PeerOutputs": "peers"}
 
 
@@ -40,7 +42,7 @@ def create_backbone(name: str, num_classes: int | None = None, **options: Any) -
         name: one of `BACKBONES`, or `torchvision/NAME` or `timm/NAME` for a model of those libraries.
         num_classes: outputs of the classifier; None for a network that ends at its features.
         **options: `in_channels` (default 3) and `image_size` (default the backbone's own); `widths` for resnet12;
-            `weights`, a local file, for a library's model.
+            `weights`: "imagenet" for one of `PRETRAINED`, a local file for a library's model.
 
     Raises:
         UserError: if there is no such backbone, or images are too small for it.

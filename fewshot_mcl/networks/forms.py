@@ -22,16 +22,9 @@ from fewshot_mcl.networks.resnet import Residual
 Form = Literal["loop", "stacked", "grouped"]
 # Modules that treat each channel, or each group of channels, for itself: side by side, several networks do not mix in them.
 CHANNELWISE = (
-    nn.Conv2d,
-    nn.BatchNorm2d,
-    SynchronisedBatchNorm,
-    FrozenBatchNorm,
-    nn.ReLU,
-    nn.LeakyReLU,
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.Identity,
-)
+    nn.Conv2d, nn.BatchNorm2d, SynchronisedBatchNorm, FrozenBatchNorm, nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.MaxPool2d,
+    nn.AvgPool2d, nn.ZeroPad2d, nn.Identity,
+)  # fmt: skip
 CONTAINERS = (nn.Sequential, Residual)
 _JOINED: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 Join = Callable[[list[Tensor]], Tensor]

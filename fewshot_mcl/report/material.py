@@ -14,7 +14,7 @@ from fewshot_mcl.data.episodes import Episodes
 from fewshot_mcl.data.sources import open_source
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.evaluation.fewshot import embed
-from fewshot_mcl.evaluation.restore import deterministic, load_peers, pick_device
+from fewshot_mcl.evaluation.restore import deterministic, load_peers, pick_device, weights_notes
 from fewshot_mcl.evaluation.session import Protocol, drawn, refuse_overlap
 from fewshot_mcl.runs import Run
 
@@ -94,4 +94,5 @@ def gather(
     with deterministic(config):
         features = {split: embed(peers, store, mean, std).cpu() for split, store in stores.items()}
     episodes = drawn(stores[protocol.split], protocol, protocol.shots[0])
-    return Material(run, config, protocol, stores, features, episodes, state, (*source.notes, *run.notes))
+    notes = (*source.notes, *weights_notes(config), *run.notes)
+    return Material(run, config, protocol, stores, features, episodes, state, notes)

@@ -20,7 +20,7 @@ from fewshot_mcl.data.sources import Source, open_source, training_only
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import Interrupted, UserError, WriteError
 from fewshot_mcl.evaluation.fewshot import embed
-from fewshot_mcl.evaluation.restore import deterministic, load_state, pick_device
+from fewshot_mcl.evaluation.restore import deterministic, load_state, pick_device, weights_notes
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks.backbone import Backbone
 from fewshot_mcl.prediction.calibration import calibrate
@@ -152,7 +152,7 @@ def build_task(
         task.use_teacher()
     data = {split: describe(store) for split, store in stores.items()}
     data["train"] |= {"mean": task.mean.tolist(), "std": task.std.tolist(), "network_size": task.size}
-    return task, data, source.notes
+    return task, data, (*source.notes, *weights_notes(config))
 
 
 def load_stores(config: Config, source: Source) -> dict[str, ImageStore]:

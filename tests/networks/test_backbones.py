@@ -19,7 +19,7 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "open.json").read_te
 PUBLISHED = {"densenet40-12": "densenetd40k12", "resnet32": "resnet32", "resnet34": "resnet34"}  # our name -> theirs
 SMALL = ["resnet32", "resnet110", "vgg16", "densenet40-12", "hcgnet-a1"]
 FEATURES = {"resnet12": 512, "resnet18": 512, "resnet32": 64, "resnet34": 512, "resnet110": 256}
-FEATURES |= {"vgg16": 512, "densenet40-12": 132, "hcgnet-a1": 414}
+FEATURES |= {"vgg16": 512, "densenet40-12": 132, "hcgnet-a1": 414, "efficientnet-lite0": 1280}
 NEW = sorted(FEATURES)
 
 
@@ -336,7 +336,15 @@ def test_projections_only_where_the_shape_changes() -> None:
 
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("resnet12", 16), ("resnet18", 17), ("resnet32", 3), ("vgg16", 32), ("densenet40-12", 4), ("hcgnet-a1", 3)],
+    [
+        ("resnet12", 16),
+        ("resnet18", 17),
+        ("resnet32", 3),
+        ("vgg16", 32),
+        ("densenet40-12", 4),
+        ("hcgnet-a1", 3),
+        ("efficientnet-lite0", 32),
+    ],
 )
 @torch.no_grad()
 def test_smallest_images(name: str, least: int) -> None:
