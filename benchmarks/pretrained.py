@@ -4,7 +4,8 @@
 
 DIR is the folder of openclipart (Debian's package openclipart-png: /usr/share/openclipart/png). Its folders at depth two are
 the classes, but for `unsorted` and `special`, which are none. All rows see the same images in the same episodes, and differences
-are paired by episode.
+are paired by episode. With `--measured fewshot_mcl/models/efficientnet-lite0.json` it also writes what the package holds of
+these images.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from fewshot_mcl.data.episodes import Episodes
 from fewshot_mcl.data.images import decode_many, resize_array
 from fewshot_mcl.data.listing import image_files, scan
 from fewshot_mcl.evaluation import Result, embed, evaluate_episodes
-from fewshot_mcl.models import comparable, open_model
+from fewshot_mcl.models import open_model
 from fewshot_mcl.networks import Backbone
+from fewshot_mcl.prediction.calibration import calibrate
+from fewshot_mcl.runs import files
 
 WAYS, SHOTS, QUERY, SEED, NO_CLASSES = (5, 20), (1, 5), 15, 0, ("unsorted", "special")
 PIXELS, GLYPHS = "raw pixels, 28x28 grey", "glyphs"
@@ -34,8 +37,8 @@ RAW, L2, SUPPORT, SMALL, FIXED, ALL = (
     for what in (
         "raw",
         "L2",
-        "less the support mean, L2 (as packaged)",
-        "as packaged, at 160x160",
+        "less the support mean, L2",
+        "less the support mean, L2, at 160x160",
         "less a centre from the weights, L2",
         "less the mean of all images, L2 (looks at the queries)",
     )
@@ -82,8 +85,8 @@ def plain(values: Tensor) -> Measure:
     return lambda episodes: evaluate_episodes(values, episodes)
 
 
-def as_packaged(values: Tensor, card: dict[str, Any]) -> Measure:
-    """The same, of each episode's features as `comparable` makes them."""
+def less_support_mean(values: Tensor) -> Measure:
+    """The same, of each episode's features less the mean of its support, of length 1."""
 
     def measure(episodes: Episodes) -> Result:
         accuracies = []
@@ -91,7 +94,7 @@ def as_packaged(values: Tensor, card: dict[str, Any]) -> Measure:
             one = episodes[number : number + 1]
             rows = torch.cat([one.support.flatten(), one.query.flatten()])
             places = torch.arange(len(rows)).split([one.support.numel(), one.query.numel()])
-            moved = comparable(values[rows], card, values[one.support.flatten()])
+            moved = normalize(values[rows] - values[one.support.flatten()].mean(0), dim=-1)
             local = Episodes(one.classes, places[0].view_as(one.support), places[1].view_as(one.query))
             accuracies.append(evaluate_episodes(moved, local).accuracies)
         return Result(torch.cat(accuracies))
@@ -130,15 +133,41 @@ def contestants(store: ImageStore, kept: str) -> dict[str, Measure]:
         GLYPHS: plain(features(*open_model("glyphs"), grey)),
         RAW: plain(raw),
         L2: plain(normalize(raw, dim=-1)),
-        SUPPORT: as_packaged(raw, card),
-        SMALL: as_packaged(small, card),
+        SUPPORT: less_support_mean(raw),
+        SMALL: less_support_mean(small),
         FIXED: plain(normalize(raw - expected(network), dim=-1)),
         ALL: plain(normalize(raw - raw.mean(0), dim=-1)),
     }
 
 
+def halves(store: ImageStore, raw: Tensor, episodes: int) -> list[list[str]]:
+    """What a fixed centre gains that was taken from other folders: every second folder against the rest, both ways."""
+    rows = []
+    for half in (0, 1):
+        own = store.labels % 2 == half
+        labels, values = store.labels[own] // 2, raw[own]
+        moved = normalize(values - raw[~own].mean(0), dim=-1)
+        drawn = [EpisodeSampler(labels, way=5, shot=s, query=QUERY, seed=SEED).sample(episodes) for s in SHOTS]
+        plainly = [evaluate_episodes(normalize(values, dim=-1), each) for each in drawn]
+        centred = [evaluate_episodes(moved, each) for each in drawn]
+        gains = [_percent(c.minus(p), "+") for c, p in zip(centred, plainly)]
+        rows.append([("even", "odd")[half], *map(_percent, plainly), *map(_percent, centred), *gains])
+    return rows
+
+
+def measured(store: ImageStore, raw: Tensor) -> dict[str, Any]:
+    """What the package holds beside the weights: the centre of the features, and their calibration."""
+    centre = [round(float(value), 5) for value in raw.mean(0)]
+    moved = normalize(raw - torch.tensor(centre), dim=-1)
+    source = f"{store.num_classes} folders of openclipart ({len(store)} drawings)"
+    found = calibrate(moved, store.labels, metric="euclidean", scale=1.0, source=source)
+    return {"measured_on": source, "fingerprint": store.fingerprint, "centre": centre, "calibration": found}
+
+
 def main() -> None:
-    chosen = harness.arguments(__doc__ or "", root="/usr/share/openclipart/png", most=24, episodes=600, kept="")
+    chosen = harness.arguments(
+        __doc__ or "", root="/usr/share/openclipart/png", most=24, episodes=600, kept="", measured=""
+    )
     store, bad = load(Path(chosen.root), QUERY + max(SHOTS), chosen.most, 224)
     draws = [(way, shot) for way in WAYS for shot in SHOTS]
     drawn = [
@@ -146,6 +175,9 @@ def main() -> None:
         for way, shot in draws
     ]
     measures = contestants(store, chosen.kept)
+    raw = features(*open_model("efficientnet-lite0"), store)
+    if chosen.measured:
+        files.write_json(Path(chosen.measured), measured(store, raw))
     found = {name: [measure(episodes) for episodes in drawn] for name, measure in measures.items()}
     rows = [[name, *(_percent(result) for result in results)] for name, results in found.items()]
     pairs = [(GLYPHS, PIXELS), (SUPPORT, PIXELS), (L2, RAW), (SUPPORT, L2), (FIXED, L2), (ALL, L2), (SUPPORT, SMALL)]
@@ -168,6 +200,12 @@ def main() -> None:
             harness.table(columns, rows),
             "Paired differences, in points:",
             harness.table(columns, differences),
+            "A fixed centre from other folders: every second folder by name, with the mean of the others' features (the "
+            "package has that of all folders).",
+            harness.table(
+                ["folders", *(f"{name}, {shot}-shot" for name in ("L2", "centred, L2", "gain") for shot in SHOTS)],
+                halves(store, raw, chosen.episodes),
+            ),
             f"Classes: {', '.join(store.class_names)}.",
         ],
         chosen.out,

@@ -130,10 +130,10 @@ def _data() -> dict[str, str]:
 
 
 def _source_file(name: str) -> Path:
-    """The module of a data source: of its name, or the one whose first sentence names it."""
-    own = PACKAGE / "data" / f"{name.replace('-', '_')}.py"
-    if own.exists():
-        return own
+    """The module of a data source: of its name, of the set whose named split it is, or whose first sentence names it."""
+    for each in (name.replace("-", "_"), name.partition("-")[0]):
+        if (own := PACKAGE / "data" / f"{each}.py").exists():
+            return own
     key = re.sub(r"\W", "", name)
     files = sorted((PACKAGE / "data").glob("*.py"))
     return next((path for path in files if key in re.sub(r"\W", "", _sentence(path)).lower()), own)

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 from fewshot_mcl.errors import DamagedError, UserError, unknown
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fewshot_mcl.networks import Backbone
 
 MODELS = {  # name -> what it is, in a line
@@ -33,7 +31,7 @@ def open_model(name: str) -> tuple[Backbone, dict[str, Any]]:
     """A packaged model in evaluation mode, and its card.
 
     It takes images (B, C, H, W) of the card's `in_channels` and `image_size` as `evaluation.fewshot.normalise` makes them with
-    its `mean` and `std`, and gives features (B, `feature_dim`), which `comparable` makes ready for the card's `metric`.
+    its `mean` and `std`, and gives features (B, `feature_dim`).
 
     Args:
         name: one of `MODELS`.
@@ -41,7 +39,8 @@ def open_model(name: str) -> tuple[Backbone, dict[str, Any]]:
     Returns:
         The network, and what a run's model.json says of its own: backbone, in_channels, image_size, stored_size, feature_dim,
         mean, std, color, resize, trained_on, classes, method, seed, sha256, ...; further `metric` and `scale`; of ImageNet's
-        also `centre`, None, which means the mean of the support features, and `notes`, sentences to be said with every figure.
+        also `centre`, to be subtracted from features before they are brought to length 1, `calibration`, and `notes`,
+        sentences to be said with every figure.
 
     Raises:
         UserError: for an unknown name, an extra that is not installed, or a damaged file.
@@ -51,24 +50,6 @@ def open_model(name: str) -> tuple[Backbone, dict[str, Any]]:
     from fewshot_mcl.models import imagenet
 
     return imagenet.open_lite0() if name == "efficientnet-lite0" else _open_own(Path(__file__).with_name(name))
-
-
-def comparable(features: Tensor, card: dict[str, Any], support: Tensor) -> Tensor:
-    """Features of a model as they are compared.
-
-    Args:
-        features: (..., B, D) of any images.
-        card: of the model. Where it has no `centre`, features stay as they are.
-        support: (..., S, D) features of all support images of the task; more than one.
-
-    Returns:
-        (..., B, D): less the mean of the support features, and of length 1.
-    """
-    if "centre" not in card:
-        return features
-    from torch.nn.functional import normalize
-
-    return normalize(features - support.mean(-2, keepdim=True), dim=-1)
 
 
 def _open_own(folder: Path) -> tuple[Backbone, dict[str, Any]]:

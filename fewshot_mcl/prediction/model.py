@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
+from fewshot_mcl import models
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.data.sources import open_source
 from fewshot_mcl.data.store import ImageStore
@@ -24,7 +24,6 @@ from fewshot_mcl.prediction.calibration import Calibration, calibrate
 from fewshot_mcl.prediction.photos import Item, Looks, name_of, show
 from fewshot_mcl.runs import Run
 
-PACKAGED = ("glyphs", "efficientnet-lite0")
 COSINE_SCALE = 10.0  # of a network that learned to classify, which has no scale of its own
 PIECE = 64  # images that are decoded and looked at together
 
@@ -84,15 +83,15 @@ class Model:
             UserError: where there is none of that name, or it is damaged.
         """
         place = pick_device(device)
-        named = _packages().default_model() if name is None else str(name)
+        named = models.default_model() if name is None else str(name)
         run = None
-        if named in PACKAGED:
-            network, card = _packages().open_model(named)
+        if named in models.MODELS:
+            network, card = models.open_model(named)
         elif Path(named).exists() or len(Path(named).parts) > 1:
             run = Run.open(Path(named))
             network, card = load_deployed(run)
         else:
-            raise unknown("model or run", printable(named), (*PACKAGED, "the path of a run"))
+            raise unknown("model or run", printable(named), (*models.MODELS, "the path of a run"))
         network.classifier = None
         return cls(named, name is not None, network.eval().to(place), card, place, run)
 
@@ -178,7 +177,3 @@ class Model:
         return calibrate(
             self.features(store.images), store.labels, metric=self.metric, scale=self.scale, source=store.source
         )
-
-
-def _packages() -> Any:
-    return import_module("fewshot_mcl.models")
