@@ -126,7 +126,13 @@ def _data() -> dict[str, str]:
     from fewshot_mcl.config import NAMED_DATA
 
     folders = {"PATH": _sentence(PACKAGE / "data" / "folder.py")}
-    return {name: _sentence(_source_file(name)) for name in NAMED_DATA} | folders
+    found: dict[Path, str] = {}  # module -> the first name of what it reads
+    lines = {}
+    for name in NAMED_DATA:
+        first = found.setdefault(_source_file(name), name)
+        of = f"As {first}, in the split {name.removeprefix(f'{first}-')}."
+        lines[name] = _sentence(_source_file(name)) if first == name else of
+    return lines | folders
 
 
 def _source_file(name: str) -> Path:

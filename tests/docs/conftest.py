@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typing_in import typed
 
-from fewshot_mcl import cli
 from fewshot_mcl.training import episodic, estimate
 
 RUN = "runs/glyphs-mcl-okd-10way-1shot-seed0"  # what the first command of the documentation makes
-
-
-def typed(arguments: list[str], patch: pytest.MonkeyPatch) -> int:
-    """The exit code of a command line."""
-    patch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    return int(exit_.value.code or 0)
 
 
 def _photos(root: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from conftest import typed
+from typing_in import typed
 
 from fewshot_mcl.cli import COMMANDS, DATA_COMMANDS, app
 from fewshot_mcl.commands.guide import EXAMPLES

@@ -17,8 +17,9 @@ from fewshot_mcl.data import EpisodeSampler, ImageOptions, open_source
 from fewshot_mcl.errors import DamagedError, UserError
 from fewshot_mcl.evaluation import embed, evaluate_episodes
 from fewshot_mcl.evaluation.fewshot import normalise
-from fewshot_mcl.models import MODELS, comparable, default_model, open_model
+from fewshot_mcl.models import MODELS, default_model, open_model
 from fewshot_mcl.networks import efficientnet_lite
+from fewshot_mcl.prediction.model import Model
 
 FOLDER = Path(models.__file__).parent
 KEYS = {
@@ -70,17 +71,30 @@ def test_the_card_agrees_with_the_recipe_and_the_files_are_small() -> None:
     assert sum(path.stat().st_size for path in FOLDER.rglob("*.safetensors")) < 2_000_000
 
 
-def test_comparable_features() -> None:
-    support, features = torch.randn(6, 5), torch.randn(2, 3, 5)
-    moved = comparable(features, {"centre": None}, support)
-    by_hand = features - torch.stack(list(support)).sum(0) / 6
-    torch.testing.assert_close(moved, by_hand / by_hand.square().sum(-1, keepdim=True).sqrt())
-    assert comparable(features, {}, support) is features
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_can_be_believed_as_far_as_was_measured(name: str) -> None:
+    """Its probabilities and its "none of these" rest on episodes of classes that it has not learned from."""
+    model = Model.open(name)
+    found = model.calibration()
+    assert found is not None
+    assert model.uncalibrated == ""
+    cell = model.card["calibration"]["cells"][0]
+    assert cell["nll"] < cell["nll_uncalibrated"]
+
+
+def test_features_are_centred_and_of_length_one() -> None:
+    model = Model.open("efficientnet-lite0")
+    images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
+    network, card = open_model("efficientnet-lite0")
+    plain = network(normalise(images, torch.tensor(card["mean"]), torch.tensor(card["std"]))).detach()
+    moved = plain - torch.tensor(card["centre"])
+    expected = moved / moved.square().sum(1, keepdim=True).sqrt()
+    torch.testing.assert_close(model.features(images), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_weights_of_imagenet_say_that_they_have_seen_it() -> None:
     _, card = open_model("efficientnet-lite0")
-    assert card["centre"] is None
+    assert len(card["centre"]) == card["feature_dim"]
     assert "miniImageNet" in card["notes"][0]
     assert card["mean"] == pytest.approx([0.498] * 3, abs=1e-3)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewshot_mcl import draws
+from fewshot_mcl import draws, models
 from fewshot_mcl.data import open_source
 from fewshot_mcl.data.sources import ImageOptions
 from fewshot_mcl.evaluation.fewshot import channel_statistics, embed
@@ -41,16 +40,14 @@ def stand_in() -> tuple[Any, dict[str, Any]]:
 @pytest.fixture
 def packaged(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Stands in for `fewshot_mcl.models`."""
-    module = ModuleType("fewshot_mcl.models")
 
     def open_model(name: str) -> tuple[Any, dict[str, Any]]:
         network, card = stand_in()
         return network, dict(card, name=name)
 
-    module.open_model = open_model  # type: ignore[attr-defined]
-    module.default_model = lambda: "glyphs"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "fewshot_mcl.models", module)
-    return module
+    monkeypatch.setattr(models, "open_model", open_model)
+    monkeypatch.setattr(models, "default_model", lambda: "glyphs")
+    return models
 
 
 def stripes(kind: str, seed: int, side: int = 40) -> np.ndarray:
