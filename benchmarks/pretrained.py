@@ -160,7 +160,7 @@ def measured(store: ImageStore, raw: Tensor) -> dict[str, Any]:
     centre = [round(float(value), 5) for value in raw.mean(0)]
     moved = normalize(raw - torch.tensor(centre), dim=-1)
     source = f"{store.num_classes} folders of openclipart ({len(store)} drawings)"
-    found = calibrate(moved, store.labels, metric="euclidean", scale=1.0, source=source)
+    found = calibrate(moved, store.labels, metric="euclidean", scale=1.0, source=source, score="distance")
     return {"measured_on": source, "fingerprint": store.fingerprint, "centre": centre, "calibration": found}
 
 

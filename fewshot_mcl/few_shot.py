@@ -52,7 +52,7 @@ class FewShot:
         'rows'
     """
 
-    def __init__(self, model: Place | None = None, *, device: str = "auto", false_accept: float = 0.05) -> None:
+    def __init__(self, model: Place | None = None, *, device: str = "auto", false_accept: float = 0.2) -> None:
         self.model = Model.open(model if model is None else str(model), device)
         self.false_accept = false_accept
         self.classes: tuple[str, ...] = ()

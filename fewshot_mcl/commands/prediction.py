@@ -49,7 +49,7 @@ def predict(
     ] = None,
     false_accept: Annotated[
         float, given(METHOD, "Share of images of other classes that may be given a class; the rest is 'none of these'.")
-    ] = 0.05,
+    ] = 0.2,
     out: Annotated[Path | None, option(RUN, "The folder to make.", default="a new one under predictions/")] = None,
     as_json: Annotated[bool, option(SHOWN, "Print one JSON object and nothing else.", "--json")] = False,
     device: Annotated[str, given(SHOWN, "auto, cpu, cuda, ...")] = "auto",

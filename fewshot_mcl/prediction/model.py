@@ -118,7 +118,8 @@ class Model:
         classes = self.card.get("classes") or ()
         on = f"{self.card.get('trained_on', 'unknown images')}" + (f" ({len(classes)} classes)" if classes else "")
         size, colour = self.looks.seen, "grey" if self.looks.channels == 1 else "colour"
-        return f"{what} {self.name}: {self.card['backbone']}, trained on {on}; it sees {size}x{size} pixels in {colour}"
+        backbone = "" if self.name == self.card["backbone"] else f": {self.card['backbone']}"
+        return f"{what} {self.name}{backbone}, trained on {on}; it sees {size}x{size} pixels in {colour}"
 
     def look(self, items: Sequence[Item], progress: Progress = silent) -> Seen:
         """Features of images, decoded piece by piece: their number is not limited by the memory."""
