@@ -29,7 +29,8 @@ def test_the_suggested_commands_work(cli, tmp_path: Path, monkeypatch: pytest.Mo
     good(cli(*test, "--episodes", 5))
 
 
-def test_the_suggested_classification_works(cli, tmp_path: Path) -> None:
+def test_the_suggested_classification_works(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
     root = class_folders(tmp_path / "coloured", ant=2, bee=2, cat=9)
     answer = cli("data", "inspect", root, "--task", "classify")
     good(answer, "no validation: a class has one training image")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from browser import WIDTHS, Browser
-from selenium.webdriver.common.by import By
 from stand_in import KINDS, save
 
 pytestmark = pytest.mark.browser
@@ -42,7 +41,7 @@ def test_it_is_filtered_by_keyboard(browser: Browser, page: Path) -> None:
     groups = browser.ask("document.querySelectorAll('.group').length")
     assert groups > 1
     assert browser.ask(seen) == groups
-    browser.driver.find_element(By.ID, "only-0").send_keys("\ue015")  # arrow down
+    browser.driver.find_element("id", "only-0").send_keys("\ue015")  # arrow down
     assert browser.ask("document.getElementById('only-1').checked")
     assert browser.ask(seen) == 1
 
@@ -50,6 +49,6 @@ def test_it_is_filtered_by_keyboard(browser: Browser, page: Path) -> None:
 def test_it_is_filtered_without_a_script(browser: Browser, page: Path) -> None:
     assert "<script" not in page.read_text()
     browser.open(page, script=False)
-    browser.driver.find_element(By.ID, "only-1").click()
-    shown = [group.is_displayed() for group in browser.driver.find_elements(By.CLASS_NAME, "group")]
+    browser.driver.find_element("id", "only-1").click()
+    shown = [group.is_displayed() for group in browser.driver.find_elements("class name", "group")]
     assert shown == [True] + [False] * (len(shown) - 1)
