@@ -60,7 +60,7 @@ def test_two_processes_train_the_run_of_one(place: Path) -> None:
     for number, (one, two) in enumerate(zip(rows(place / "one"), rows(place / "two"), strict=True)):
         for name, value in one.items():
             if not name.startswith("val"):
-                assert two[name] == pytest.approx(value, rel=2e-6 if number == 0 else 5e-3), (number, name)
+                assert two[name] == pytest.approx(value, rel=1e-4 if number == 0 else 5e-3), (number, name)
 
 
 def test_an_evaluation_has_the_same_figures_to_the_last_digit(place: Path) -> None:
