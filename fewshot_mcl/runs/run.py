@@ -43,6 +43,7 @@ from fewshot_mcl.runs import files
 from fewshot_mcl.runs.tensors import StoredTensors, Tensors, read_tensors, write_tensors
 
 STATE = {"last": ("best", "seconds")}  # what a checkpoint says beside its step; all but the last say how good they are
+CONFIG = "config sha256"  # of config.toml, in data.json; runs of older versions have none
 FIXED = ("config.toml", "data.json")  # files that belong to every checkpoint of a run
 
 
@@ -82,8 +83,9 @@ class Run:
         run, path = cls(made), made
         run.note_command()
         run.write_json("environment.json", environment())
-        run.write_json("data.json", data)
-        files.write(path / "config.toml", config.to_toml().encode())  # the last: with it a directory is a run
+        text = config.to_toml().encode()
+        run.write_json("data.json", data | {CONFIG: hashlib.sha256(text).hexdigest()})
+        files.write(path / "config.toml", text)  # the last: with it a directory is a run
         return run
 
     @staticmethod
@@ -110,10 +112,11 @@ class Run:
             UserError: if it is not as the run wrote it, or of a newer version.
         """
         path = self.path / "config.toml"
-        known = {_owner(state).get("config.toml") for state in self._manifests()} - {None}
-        if known and hashlib.sha256(files.read(path)).hexdigest() not in known:
+        known = self.read_json("data.json").get(CONFIG)
+        if known and hashlib.sha256(files.read(path)).hexdigest() != known:
             raise DamagedError(
-                f"{path} was changed, or comes from another run", "Put the file back as the run wrote it."
+                f"{path} was changed, or data.json beside it: they do not belong together",
+                "Put the files back as they were.",
             )
         try:
             return resolve(str(path))
@@ -280,12 +283,6 @@ class Run:
             self.notes.append(f"{error.what}: the checkpoint before it is used, of {step}")
             self._damaged.add(name)
             return tensors, state
-
-    def _manifests(self) -> Iterator[dict[str, Any]]:
-        """Those of the checkpoints that can be read."""
-        for path in sorted(self.path.glob("checkpoints/*.json")):
-            with contextlib.suppress(DamagedError):
-                yield files.read_json(path, "file")
 
     def _require_newer(self, name: str, state: dict[str, Any]) -> None:
         """Refuse a checkpoint that is older than the one before it: their files were exchanged."""
