@@ -1,7 +1,7 @@
 """Hundreds of seeded SIGKILLs of small runs, at any instant and inside saving; every run is resumed to its end and compared.
 
 A chain is one run that is killed again and again. After each kill its last checkpoint must be at most an interval old and
-resumable, or the run is refused because it has none, and another is begun. In the end metrics, checkpoints and the deployed
+resumable; a run that has none yet begins again. In the end metrics, checkpoints and the deployed
 network must be, byte for byte, those of a run that never stopped.
 """
 
