@@ -246,8 +246,8 @@ class Run:
         return None
 
     def has_begun(self) -> bool:
-        """Whether a checkpoint was ever saved."""
-        return any(self.path.glob("checkpoints/*.json"))
+        """Whether there is a checkpoint to go on from, damaged or not; the best one is saved before the first of these."""
+        return any(self.path.glob("checkpoints/last*.json"))
 
     def has_checkpoint(self, name: str) -> bool:
         """Whether there is one of that name."""

@@ -50,9 +50,14 @@ def test_killed_again_and_again_while_saving(forge: Forge, data: Path, whole: Pa
     assert not list(out.rglob("*.partial"))
 
 
-def test_killed_before_its_first_checkpoint(forge: Forge, data: Path, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "instant", [INSIDE[0], ("replace", r"last-00000002\.safetensors", 1)], ids=["in the best one", "after the best one"]
+)
+def test_killed_before_its_first_checkpoint(
+    instant: tuple[str, str, int], forge: Forge, data: Path, whole: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
-    killed(forge, out, Trouble("SIGKILL", *INSIDE[0]), "train", "--data", data, *RUN, "--out", out)
+    killed(forge, out, Trouble("SIGKILL", *instant), "train", "--data", data, *RUN, "--out", out)
     good(forge.run("train", "--out", out, "--resume"), "begins again")
     assert kept(out) == kept(whole)
 
