@@ -287,12 +287,16 @@ class Run:
     def _require_newer(self, name: str, state: dict[str, Any]) -> None:
         """Refuse a checkpoint that is older than the one before it: their files were exchanged."""
         unit, before = self.config.unit, self.path / "checkpoints" / f"{name}.previous.json"
-        with contextlib.suppress(DamagedError):
-            if files.read_json(before, unit)[unit] > state[unit]:
-                path = before.with_name(f"{name}.json")
-                raise UserError(
-                    f"{path} is older than {before.name}: the two were exchanged. Put them back as they were."
-                )
+        if not before.exists():
+            return
+        try:
+            older = files.read_json(before, unit)[unit]
+        except DamagedError as error:
+            self.notes.append(f"{error.what}: it is not needed, the checkpoint after it is sound")
+            return
+        if older > state[unit]:
+            path = before.with_name(f"{name}.json")
+            raise UserError(f"{path} is older than {before.name}: the two were exchanged. Put them back as they were.")
 
     def _load(self, name: str, manifest: str, with_metrics: bool) -> tuple[StoredTensors, dict[str, Any]]:
         keys = ("file", "sha256", self.config.unit, *STATE.get(name, ("val",)))

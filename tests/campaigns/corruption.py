@@ -197,8 +197,10 @@ def judged(name: str, damage: Damage, answer: Answer, result: object, intact: ob
         return "the checkpoint before, said by name" if same else "! from the checkpoint before, another end"
     if result != intact:
         return "! another result, and not a word"
-    read = opened(damage.names)
-    return "! it was read, and nothing noticed" if read else "the same result"
+    if not opened(damage.names):
+        return "the same result"
+    said = "it is not needed" in answer.out and any(part in answer.out for part in _words(damage))
+    return "the same result" if said else "! it was read, and nothing noticed"
 
 
 def opened(names: Iterable[str]) -> list[str]:

@@ -171,7 +171,10 @@ def report(campaign: Campaign, arguments: argparse.Namespace, minutes: float) ->
         ("of them at any instant", campaign.by_instant["any instant", ""]),
         ("kinds of instants inside saving that were hit", len(campaign.by_instant) - 1),
         ("runs", figures["runs"]),
-        ("killed before the first checkpoint: begun again, or no run yet", figures["killed before the first checkpoint"]),
+        (
+            "killed before the first checkpoint: begun again, or no run yet",
+            figures["killed before the first checkpoint"],
+        ),
         ("resumed to the end and compared", figures["compared"]),
         ("most steps lost by a kill (2 steps between checkpoints)", campaign.worst),
         ("violations", len(campaign.violations)),

@@ -116,5 +116,14 @@ def test_what_is_not_read_changes_no_figure(name: str, cli, run: Path, trained: 
     assert one == other
 
 
+@pytest.mark.parametrize("how", DAMAGE)
+def test_damage_to_a_checkpoint_that_is_not_needed_is_said(how: str, cli, run: Path) -> None:
+    path = run / "checkpoints/last.previous.json"
+    assert path.exists()
+    DAMAGE[how](path)
+    good(cli("evaluate", run, *PROTOCOL, "--checkpoint", "last"), path.name, "it is not needed")
+    good(cli("train", "--out", run, "--resume"), path.name, "it is not needed")
+
+
 def test_the_small_run_is_as_the_tests_take_it(run: Path) -> None:
     assert all(path_of(run, name).is_file() for name in FILES)
