@@ -459,7 +459,13 @@ def test_a_validation_split_of_its_own_leaves_all_training_images_to_training(cl
     root = labelled_splits(tmp_path / "pictures", val="ant bee cat")
     answer = cli("classify", "--data", root, *TINY_CLASSIFY, "--out", tmp_path / "run")
     good(answer, "3 classes, 18 training images, 18 for validation", "best by validation:")
-    assert set(json.loads((tmp_path / "run/data.json").read_text())) == {"schema", "check", "train", "val"}
+    assert set(json.loads((tmp_path / "run/data.json").read_text())) == {
+        "schema",
+        "check",
+        "config sha256",
+        "train",
+        "val",
+    }
 
 
 @pytest.mark.parametrize("method", METHODS)
