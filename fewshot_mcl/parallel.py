@@ -48,9 +48,10 @@ def processes() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def part(count: int, unit: int = 1) -> slice:
-    """Which of `count` things in a row belong to this process: consecutive ones, in whole units but for the last."""
-    start, stop = _bounds(count, unit, rank())
+def part(count: int, unit: int = 1, number: int | None = None) -> slice:
+    """Which of `count` things in a row belong to this process, or to process `number`: consecutive ones, in whole units
+    but for the last."""
+    start, stop = _bounds(count, unit, rank() if number is None else number)
     return slice(start, stop)
 
 
@@ -159,6 +160,15 @@ def together(work: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return result  # type: ignore[return-value]
+
+
+def found(mine: list[str]) -> list[str]:
+    """What any process has found."""
+    if world() == 1:
+        return mine
+    lists: list[list[str]] = [[]] * world()
+    dist.all_gather_object(lists, mine)
+    return [each for one in lists for each in one]
 
 
 def same(value: str, what: str) -> None:
