@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_mcl.config import COMMANDS
-from fewshot_mcl.errors import DamagedError, UserError
+from fewshot_mcl.errors import DamagedError, PartedError, UserError
 from fewshot_mcl.resources import program
 from fewshot_mcl.runs import files
 from fewshot_mcl.runs.directory import Directory
@@ -50,16 +50,16 @@ class Checkpoints(Directory):
     def _keep_previous(self, name: str, file: str) -> str | None:
         """Have the checkpoint before the one in `file` as NAME.previous.json; the name of its own file.
 
-        What is damaged, or is of the same step again, takes the place of no good one.
+        What is damaged or not this checkpoint's, or is of the same step again, takes the place of no good one.
         """
-        current, before = (self.path / "checkpoints" / f"{name}{which}.json" for which in ("", ".previous"))
-        with contextlib.suppress(DamagedError):
-            named = str(files.read_json(current, "file")["file"])
+        current, before = f"{name}.json", f"{name}.previous.json"
+        with contextlib.suppress(PartedError):
+            named = str(self._manifest(name, current)["file"])
             if named != file and name not in self._damaged:
-                files.write(before, files.read(current))
+                files.write(self._path(before), files.read(self._path(current)))
                 return named
-        with contextlib.suppress(DamagedError):
-            return str(files.read_json(before, "file")["file"])
+        with contextlib.suppress(PartedError):
+            return str(self._manifest(name, before)["file"])
         return None
 
     def has_begun(self) -> bool:
@@ -68,7 +68,7 @@ class Checkpoints(Directory):
 
     def has_checkpoint(self, name: str) -> bool:
         """Whether there is one of that name."""
-        return (self.path / "checkpoints" / f"{name}.json").exists()
+        return self._path(f"{name}.json").exists()
 
     def load_checkpoint(self, name: str, with_metrics: bool = False) -> tuple[StoredTensors, dict[str, Any]]:
         """Tensors and state of the checkpoint `name` ("last", "best", "after-N"); `state[config.unit]` are the steps done.
@@ -82,8 +82,7 @@ class Checkpoints(Directory):
         Raises:
             UserError: if there is none, or none that is not damaged.
         """
-        folder = self.path / "checkpoints"
-        if not any((folder / f"{name}{which}.json").exists() for which in ("", ".previous")):
+        if not any(self.has_checkpoint(which) for which in (name, f"{name}.previous")):
             raise UserError(
                 f"{self.path} has no checkpoint '{name}' (checkpoints/{name}.json): it was stopped before its first one. Train "
                 f"it: {program()} {COMMANDS[self.config.task]} --out {shlex.quote(str(self.path))} --resume"
@@ -93,7 +92,7 @@ class Checkpoints(Directory):
             self._require_newer(name, state)
             return tensors, state
         except DamagedError as error:
-            if not (folder / f"{name}.previous.json").exists():
+            if not self.has_checkpoint(f"{name}.previous"):
                 raise
             tensors, state = self._load(name, f"{name}.previous.json", with_metrics)
             step = f"{self.config.unit} {state[self.config.unit]}"
@@ -102,37 +101,55 @@ class Checkpoints(Directory):
             return tensors, state
 
     def _require_newer(self, name: str, state: dict[str, Any]) -> None:
-        """Refuse a checkpoint that is older than the one before it: their files were exchanged."""
-        unit, before = self.config.unit, self.path / "checkpoints" / f"{name}.previous.json"
+        """Refuse a checkpoint that is older than the one before it: their files were exchanged.
+
+        What else is wrong with the one before goes to `notes`, as far as it shows without reading its tensors.
+        """
+        unit, before = self.config.unit, self._path(f"{name}.previous.json")
         if not before.exists():
             return
         try:
-            older = files.read_json(before, unit)[unit]
-        except DamagedError as error:
+            older = self._manifest(name, before.name)
+            if not self._path(Path(str(older["file"])).name).is_file():
+                raise DamagedError(f"{before} names a file that is missing, {older['file']!a}", "")
+        except PartedError as error:
             self.notes.append(f"{error.what}: it is not needed, the checkpoint after it is sound")
             return
-        if older > state[unit]:
-            path = before.with_name(f"{name}.json")
+        if older[unit] > state[unit]:
+            path = self._path(f"{name}.json")
             raise UserError(f"{path} is older than {before.name}: the two were exchanged. Put them back as they were.")
 
     def _load(self, name: str, manifest: str, with_metrics: bool) -> tuple[StoredTensors, dict[str, Any]]:
-        keys = ("file", "sha256", self.config.unit, *STATE.get(name, ("val",)))
-        path, advice = self.path / "checkpoints" / manifest, self._instead(name)
-        state = files.read_json(path, *keys)
-        if state.get("checkpoint", name) != name:
-            raise DamagedError(f"{path} is of the checkpoint '{state['checkpoint']}'", advice)
-        for file, sha256 in _owner(state).items():
-            if self._identity.get(file) != sha256:
-                raise UserError(
-                    f"{path} belongs to another {file} than {self.path / file}, which was changed or comes from another run: put "
-                    "the file back as it was."
-                )
+        path, advice = self._path(manifest), self._instead(name)
+        state = self._manifest(name, manifest)
         if with_metrics and "metrics" in state:
             self._require_metrics(state["metrics"], advice)
         named = Path(str(state["file"])).name
         if named in ("", ".."):
             raise DamagedError(f"{path} is damaged: it names no file", advice)
         return read_tensors(path.with_name(named), state["sha256"], manifest, advice), state
+
+    def _manifest(self, name: str, manifest: str) -> dict[str, Any]:
+        """A manifest of the checkpoint `name`.
+
+        Raises:
+            DamagedError: if it is damaged, or of another checkpoint.
+            PartedError: if it is of another run.
+        """
+        path = self._path(manifest)
+        state = files.read_json(path)
+        if state.get("checkpoint", name) != name:
+            raise DamagedError(f"{path} is of the checkpoint '{state['checkpoint']}'", self._instead(name))
+        for file, sha256 in _owner(state).items():
+            if self._identity.get(file) != sha256:
+                raise PartedError(
+                    f"{path} belongs to another {file} than {self.path / file}, which was changed or comes from another run",
+                    "Put the file back as it was.",
+                )
+        return files.read_json(path, "file", "sha256", self.config.unit, *STATE.get(name, ("val",)))
+
+    def _path(self, name: str) -> Path:
+        return self.path / "checkpoints" / name
 
     def _metrics_now(self) -> dict[str, Any]:
         """Size and SHA-256 of the metrics so far, which are on the disk before a checkpoint speaks of them."""
@@ -153,8 +170,7 @@ class Checkpoints(Directory):
     def _instead(self, name: str) -> str:
         """What is left to a user whose checkpoint `name` is lost."""
         other = "best" if name == "last" else "last"
-        usable = (self.path / "checkpoints" / f"{other}.json").exists()
-        advice = f", evaluate the other one (--checkpoint {other})" if usable else ""
+        advice = f", evaluate the other one (--checkpoint {other})" if self.has_checkpoint(other) else ""
         return f"Put the file back from a copy{advice}, or start a new run."
 
     def keep_metrics_until(self, state: dict[str, Any]) -> None:

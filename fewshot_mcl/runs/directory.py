@@ -33,13 +33,8 @@ class Directory:
         Raises:
             UserError: if it is not as the run wrote it, or of a newer version.
         """
+        self._own_data()
         path = self.path / "config.toml"
-        known = self.read_json("data.json").get(CONFIG)
-        if known and hashlib.sha256(files.read(path)).hexdigest() != known:
-            raise DamagedError(
-                f"{path} was changed, or data.json beside it: they do not belong together",
-                "Put the files back as they were.",
-            )
         try:
             return resolve(str(path))
         except UserError as error:
@@ -50,9 +45,20 @@ class Directory:
         """What data.json says of a split.
 
         Raises:
-            UserError: if it is missing or damaged.
+            UserError: if it is missing or damaged, or config.toml is not the one it belongs to.
         """
-        return self.read_json("data.json", split)[split]
+        return self._own_data(split)[split]
+
+    def _own_data(self, *keys: str) -> dict[str, Any]:
+        """data.json, which must have `keys` and belong to config.toml."""
+        content, path = self.read_json("data.json", *keys), self.path / "config.toml"
+        known = content.get(CONFIG)
+        if known and hashlib.sha256(files.read(path)).hexdigest() != known:
+            raise DamagedError(
+                f"{path} was changed, or data.json beside it: they do not belong together",
+                "Put the files back as they were.",
+            )
+        return content
 
     def read_json(self, name: str, *keys: str) -> dict[str, Any]:
         """A JSON file of the run, which must have `keys`.
