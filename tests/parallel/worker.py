@@ -1,6 +1,6 @@
 """One of several processes that take the same steps: every method, both tasks; process 0 writes down what came out.
 
-torchrun --nproc-per-node 2 worker.py OUT
+torchrun --nproc-per-node 2 worker.py OUT [data | peers] [CASE ...]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fewshot_mcl.evaluation.fewshot import Normaliser
 from fewshot_mcl.networks import create_backbone
 from fewshot_mcl.objectives import METHODS
 from fewshot_mcl.objectives.rkd import RkdD
+from fewshot_mcl.training import peer_parallel
 from fewshot_mcl.training.session import task_on
 
 SIZE, CLASSES, EACH = 20, 6, 13
@@ -49,15 +50,15 @@ def store(split: str) -> ImageStore:
     return ImageStore((base[labels] + noise).to(torch.uint8), labels, names, split=split, source="patterns")
 
 
-def outcome(name: str) -> dict[str, Any]:
+def outcome(name: str, split: str = "data") -> dict[str, Any]:
     """Losses and gradients of two steps of a case, everything that moved, and a validation."""
     kind, settings = CASES[name]
-    settings = ["peers=3", "backbone=conv4", "objective.num_negatives=16", "objective.embedding_dim=8", *settings]
+    settings = [f"parallel={split}", "peers=3", "backbone=conv4", "objective.num_negatives=16", "objective.embedding_dim=8", *settings]
     method = next((s for s in settings if s.startswith("method=")), "method=mcl-okd").partition("=")[2]
     if not method.startswith("mcl"):
         settings = [each for each in settings if not each.startswith("objective.")]
-    if method == "baseline":
-        settings[0] = "peers=1"
+    if method == "baseline" and split == "data":
+        settings.append("peers=1")
     config = resolve(task=kind, settings=settings)
     stores = {"train": store("train")} | ({"val": store("val")} if kind == "few-shot" else {})
     task = task_on(stores, config, torch.device("cpu"))
@@ -71,10 +72,13 @@ def outcome(name: str) -> dict[str, Any]:
         terms, _ = step(number)
         optimizer.zero_grad(set_to_none=True)
         terms["total"].backward()
+        peer_parallel.add_up(modules)
         found["losses"].append(torch.stack([each.detach() for each in terms.values()]))
-        found["gradients"].append({n: p.grad.clone() for n, p in modules.named_parameters() if p.grad is not None})
+        gradients = {n: p.grad.clone() for n, p in modules.named_parameters() if p.grad is not None}
+        found["gradients"].append(peer_parallel.whole(gradients))
         optimizer.step()
-    found["moved"] = {n: b.clone() for n, b in modules.named_buffers() if b.is_floating_point()}
+    moved = {n: b.clone() for n, b in modules.named_buffers() if b.is_floating_point()}
+    found["moved"] = peer_parallel.whole(moved)
     modules.float()
     found["validation"] = {n: r.accuracies for n, r in task.validate().items()}
     return found
@@ -95,10 +99,11 @@ def teach(task: Any) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    with parallel.processes():
-        outcomes = {name: outcome(name) for name in (sys.argv[2:] or CASES)}
+    to, split, *names = [*sys.argv[1:], *["data"][len(sys.argv) - 2 :]]
+    with parallel.processes(), parallel.over(split):
+        outcomes = {name: outcome(name, split) for name in (names or CASES)}
         if parallel.rank() == 0:
-            torch.save(outcomes, Path(sys.argv[1]))
+            torch.save(outcomes, Path(to))
 
 
 if __name__ == "__main__":
