@@ -66,7 +66,7 @@ def train(config: Config, out: Path | None, resume: bool, console: Console, tuni
     Raises:
         UserError: for anything the user can mend.
     """
-    _require_a_peer_each(config)
+    parallel.together(lambda: _require_a_peer_each(config))
     with training_only(), deterministic(config), parallel.over(config.parallel):
         task, data, notes = parallel.together(lambda: build_task(config, pick_device(config.device)))
         if not resume:
@@ -85,7 +85,7 @@ def _require_a_peer_each(config: Config) -> None:
     if config.parallel == "peers" and parallel.world() > config.peers:
         raise UserError(
             f"parallel = peers gives each process at least one peer, and there are {config.peers} for {parallel.world()} "
-            f"processes: start {config.peers} or fewer, or use --set parallel=data."
+            f"processes: start no more than {config.peers}, or use --set parallel=data."
         )
 
 

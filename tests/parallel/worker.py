@@ -21,6 +21,7 @@ from fewshot_mcl.objectives.rkd import RkdD
 from fewshot_mcl.training import peer_parallel
 from fewshot_mcl.training.session import task_on
 
+CONTROL = "few-shot, shared stages not added up"
 SIZE, CLASSES, EACH = 20, 6, 13
 FEW_SHOT = ["way=3", "shot=2", "query=3", "val_way=2", "val_shot=1", "val_query=2", "val_episodes=8", "episodes=8"]
 CLASSIFY = ["batch=10", "epochs=1", "val_share=0.2", "augment=crop-flip"]
@@ -39,6 +40,13 @@ CASES = {
     "classify resized crops": ("classify", [*CLASSIFY, "augment=resized-crop"]),
 }
 
+# Further cases for peers that are split; the last one is wrong on purpose.
+PEER_CASES = {
+    "few-shot, nothing shared": ("few-shot", ["method=one", "share=none", *FEW_SHOT]),
+    "few-shot stacked": ("few-shot", ["form=stacked", *FEW_SHOT]),
+    CONTROL: ("few-shot", FEW_SHOT),
+}
+
 
 def store(split: str) -> ImageStore:
     """Images that differ by class."""
@@ -52,8 +60,15 @@ def store(split: str) -> ImageStore:
 
 def outcome(name: str, split: str = "data") -> dict[str, Any]:
     """Losses and gradients of two steps of a case, everything that moved, and a validation."""
-    kind, settings = CASES[name]
-    settings = [f"parallel={split}", "peers=3", "backbone=conv4", "objective.num_negatives=16", "objective.embedding_dim=8", *settings]
+    kind, settings = (CASES | PEER_CASES)[name]
+    settings = [
+        f"parallel={split}",
+        "peers=3",
+        "backbone=conv4",
+        "objective.num_negatives=16",
+        "objective.embedding_dim=8",
+        *settings,
+    ]
     method = next((s for s in settings if s.startswith("method=")), "method=mcl-okd").partition("=")[2]
     if not method.startswith("mcl"):
         settings = [each for each in settings if not each.startswith("objective.")]
@@ -72,7 +87,8 @@ def outcome(name: str, split: str = "data") -> dict[str, Any]:
         terms, _ = step(number)
         optimizer.zero_grad(set_to_none=True)
         terms["total"].backward()
-        peer_parallel.add_up(modules)
+        if name != CONTROL:
+            peer_parallel.add_up(modules)
         found["losses"].append(torch.stack([each.detach() for each in terms.values()]))
         gradients = {n: p.grad.clone() for n, p in modules.named_parameters() if p.grad is not None}
         found["gradients"].append(peer_parallel.whole(gradients))
