@@ -75,8 +75,14 @@ def processes() -> Iterator[None]:
 
 
 def part(count: int, unit: int = 1) -> slice:
-    """Which of `count` things in a row belong to this process: consecutive ones, in whole units but for the last."""
-    start, stop = (0, count) if split_peers() else _bounds(count, unit, rank())
+    """Which of `count` images, or things made of them, belong to this process: all where peers are split."""
+    return slice(0, count) if split_peers() else share_of(rank(), count, unit)
+
+
+def share_of(number: int, count: int, unit: int = 1) -> slice:
+    """Which of `count` things in a row belong to process `number`, whatever else is split: consecutive ones, in whole units but
+    for the last."""
+    start, stop = _bounds(count, unit, number)
     return slice(start, stop)
 
 
@@ -197,18 +203,6 @@ def from_all(value: T) -> list[T]:
     return values
 
 
-def sent(value: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, sender: int) -> Tensor | None:
-    """The `value` that process `sender` has, for process 0, on the processor. All others get nothing."""
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    if rank() == sender and value is not None:
-        dist.send(value.detach().to(device).contiguous(), 0)
-    if rank():
-        return None
-    came = torch.empty(shape, dtype=dtype, device=device)
-    dist.recv(came, sender)
-    return came.cpu()
-
-
 def together(work: Callable[[], T]) -> T:
     """Do what every process must do, and fail everywhere where one of them fails.
 
@@ -229,6 +223,11 @@ def together(work: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return result  # type: ignore[return-value]
+
+
+def found(mine: list[str]) -> list[str]:
+    """What any process has found."""
+    return [each for one in from_all(mine) for each in one]
 
 
 def same(value: str, what: str) -> None:

@@ -18,6 +18,7 @@ from fewshot_mcl.errors import Interrupted, NotANumberError
 from fewshot_mcl.evaluation.restore import load_state
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.runs import Run, Tensors
+from fewshot_mcl.spread import Remote, completed, whole_state
 from fewshot_mcl.training import peer_parallel
 from fewshot_mcl.training.stopping import Stopping
 
@@ -93,7 +94,7 @@ def not_numbers(tensors: Tensors) -> list[str]:
     here = {n: v for n, v in tensors.items() if v.is_floating_point() and v.numel() and not v.is_meta}
     # The extremes tell, and need no second tensor of the size: memory banks may be most of the memory.
     broken = [name for name, value in here.items() if not torch.stack(torch.aminmax(value)).isfinite().all()]
-    everywhere = {name for names in parallel.from_all(broken) for name in names}
+    everywhere = set(parallel.found(broken))
     return [name for name in tensors if name in everywhere]
 
 
@@ -247,17 +248,16 @@ class Trainer:
         self.display.validation(self.done, results, better)
         return results
 
-    def _tensors(self, modules: nn.ModuleDict) -> Tensors:
-        tensors: Tensors = dict(modules.state_dict())
-        if broken := not_numbers(tensors):
+    def _tensors(self, modules: nn.ModuleDict) -> dict[str, Tensor | Remote]:
+        if broken := not_numbers(modules.state_dict()):
             raise self._not_a_number(
                 f"'{broken[0]}' holds a value that is not a number after {self.config.unit} {self.done}; nothing was saved over "
                 "the last checkpoint."
             )
-        return tensors
+        return whole_state(modules)
 
-    def _keep(self, name: str, tensors: Tensors, state: dict[str, Any]) -> None:
-        self.run.save_checkpoint(name, peer_parallel.whole(tensors), state)
+    def _keep(self, name: str, tensors: dict[str, Tensor | Remote], state: dict[str, Any]) -> None:
+        self.run.save_checkpoint(name, completed(tensors), state)
 
     def save(self) -> None:
         """Save everything that the next step depends on, once."""

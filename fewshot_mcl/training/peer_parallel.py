@@ -1,4 +1,4 @@
-"""Peers that are split over processes: gradients that several of them add to, and one checkpoint of what all of them have."""
+"""Peers that are split over processes: gradients that several of them add to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import nn
 
 from fewshot_mcl import parallel
 from fewshot_mcl.networks import PeerNetwork
-from fewshot_mcl.runs import Tensors
 
 
 @torch.no_grad()
@@ -41,23 +40,3 @@ def add_up(modules: nn.ModuleDict) -> None:
     for parameter, gradient in zip(parameters, total.split(sizes)):
         if parameter.grad is not None:
             parameter.grad.copy_(gradient.view_as(parameter))
-
-
-def whole(tensors: Tensors) -> Tensors:
-    """`tensors`, of which each process has some, with all of them in process 0.
-
-    What it lacks comes from the first process that has it, one tensor after another, into its main memory: no GPU holds more
-    than before. Other processes get back what they gave. Where peers are not split nothing is done.
-    """
-    if not parallel.split_peers():
-        return tensors
-    mine = {name: (tuple(value.shape), value.dtype) for name, value in tensors.items() if not value.is_meta}
-    complete, known = dict(tensors), set[str]()
-    for sender, theirs in enumerate(parallel.from_all(mine)):
-        lacking = [name for name in theirs if name not in known] if sender else []
-        known.update(theirs)
-        for name in lacking:
-            value = parallel.sent(tensors.get(name), *theirs[name], sender)
-            if value is not None:
-                complete[name] = value
-    return complete

@@ -13,12 +13,11 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-from worker import FEW_SHOT, store
+from worker import FEW_SHOT, store, whole
 
 from fewshot_mcl import parallel
 from fewshot_mcl.config import resolve
 from fewshot_mcl.errors import NotANumberError
-from fewshot_mcl.training import peer_parallel
 from fewshot_mcl.training.loop import Trainer
 from fewshot_mcl.training.session import task_on
 
@@ -61,8 +60,8 @@ def main() -> None:
         found: dict[str, Any] = {"held": held(task), "sent": sent, "own": list(task.peers.own)}
         found["gradients"] = sum(p.grad.nbytes for p in task.peers.parameters() if p.grad is not None)
         found["states"] = len(trainer.optimizer.state)
-        complete = peer_parallel.whole(dict(trainer.modules.state_dict()))
-        found["complete"] = all(not value.is_meta for value in complete.values())
+        complete = whole(trainer.modules.state_dict())
+        found["complete"] = complete.keys() == trainer.modules.state_dict().keys()
         if parallel.rank():  # of a peer that the other process has not
             with torch.no_grad():
                 next(task.peers.classifiers[0].parameters()).view(-1)[0] = float("nan")

@@ -12,16 +12,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from launch import HERE, assert_alike, difference, outcomes
-from worker import CASES, CONTROL, FEW_SHOT, PEER_CASES
+from worker import APART_Z, CASES, CONTROL, FEW_SHOT, PEER_CASES
 
 from fewshot_mcl import parallel
 from fewshot_mcl.config import resolve
+from fewshot_mcl.errors import UserError
 from fewshot_mcl.networks import PeerNetwork
 from fewshot_mcl.networks.peers import PRESETS
+from fewshot_mcl.training.session import _require_a_peer_each
 
 # A tree, a gate on the shared stages, banks, several forwards a step: the others are of the same kinds.
-FIRST = ("few-shot cl-ilr", "classify one", "few-shot mcl-okd", "few-shot, support and query apart", "few-shot grouped")
-LATER = [case for case in (*CASES, *PEER_CASES) if case not in (*FIRST, CONTROL)]
+FIRST = (
+    "few-shot cl-ilr",
+    "classify one",
+    "few-shot mcl-okd",
+    "few-shot, support and query apart",
+    "few-shot, sharded banks",
+)
+LATER = [case for case in (*CASES, *PEER_CASES) if case not in (*FIRST, CONTROL, APART_Z)]
 Found = Callable[..., dict[str, Any]]
 
 
@@ -130,3 +138,14 @@ def test_what_is_given_up_has_no_memory_and_follows_the_type() -> None:
     assert {p.dtype for p in peers.parameters()} == {torch.float64}
     assert {p.is_meta for p in peers.peer(2).parameters()} == {False}
     assert {p.is_meta for p in peers.classifiers[0].parameters()} == {True}
+
+
+def test_more_processes_than_peers_are_refused() -> None:
+    config = resolve(settings=["peers=3", "parallel=peers"])
+    with (
+        mock.patch.object(parallel, "world", return_value=4),
+        pytest.raises(UserError, match="there are 3 for 4 processes"),
+    ):
+        _require_a_peer_each(config)
+    with mock.patch.object(parallel, "world", return_value=3):
+        _require_a_peer_each(config)
