@@ -9,6 +9,7 @@ what comes out at the parameters, which is the gradient of one process.
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,10 +20,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fewshot_mcl import job
 from fewshot_mcl.errors import UserError
+from fewshot_mcl.resources import several
 
 TIMEOUT = timedelta(minutes=10)  # after which a process that hears nothing of another gives up
 T = TypeVar("T")
+_waited = 0.0
 
 
 def rank() -> int:
@@ -38,14 +42,28 @@ def world() -> int:
 @contextmanager
 def processes() -> Iterator[None]:
     """Work together with the other processes that torchrun has started, if it has: over NCCL where there are GPUs, or gloo."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if not several() or dist.is_initialized():
         yield
         return
     if gpu := torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=TIMEOUT)
+    job.join("nccl" if gpu else "gloo", TIMEOUT)
     yield  # after an error the others are not waited for: torchrun ends them
     dist.destroy_process_group()
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Count the time in here, where tensors of other processes are waited for."""
+    global _waited
+    start = time.monotonic()
+    yield
+    _waited += time.monotonic() - start
+
+
+def waited() -> float:
+    """Seconds that this process has waited for tensors of others."""
+    return _waited
 
 
 def part(count: int, unit: int = 1) -> slice:
@@ -81,7 +99,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mine: Tensor) -> Tensor:
         parts = [torch.empty_like(mine) for _ in range(world())]
-        dist.all_gather(parts, mine)
+        with waiting():
+            dist.all_gather(parts, mine)
         return torch.stack(parts)
 
     @staticmethod
@@ -93,18 +112,28 @@ class _Total(torch.autograd.Function):
     """The sum over processes, forward and backward."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
+    def forward(values: Tensor) -> Tensor:
         return total(values.clone())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        """Nothing need be kept."""
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return total(gradient.contiguous())
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int], values: Tensor) -> tuple[Tensor, int]:
+        """Of stacked peers, whose sums are one tensor."""
+        return cast(Tensor, _Total.apply(values)), in_dims[0]
+
 
 def total(values: Tensor) -> Tensor:
     """Sum over all processes, without gradient; `values` itself becomes it."""
     if world() > 1:
-        dist.all_reduce(values)
+        with waiting():
+            dist.all_reduce(values)
     return values
 
 
@@ -137,6 +166,15 @@ def told(value: T) -> T:
     return box[0]
 
 
+def everyones(value: T) -> list[T]:
+    """What each process says, in their order."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def together(work: Callable[[], T]) -> T:
     """Do what every process must do, and fail everywhere where one of them fails.
 
@@ -149,8 +187,7 @@ def together(work: Callable[[], T]) -> T:
     except UserError as raised:
         error = raised
     if world() > 1:
-        errors: list[str | None] = [None] * world()
-        dist.all_gather_object(errors, str(error) if error else None)
+        errors = everyones(str(error) if error else None)
         first = next((r for r, text in enumerate(errors) if text is not None), None)
         if first is not None and errors[0] != errors[first]:
             raise UserError(f"process {first}: {errors[first]}")
@@ -163,10 +200,7 @@ def together(work: Callable[[], T]) -> T:
 
 def same(value: str, what: str) -> None:
     """Raise `UserError` in every process where `value` is not the same in all of them."""
-    if world() == 1:
-        return
-    values: list[str] = [""] * world()
-    dist.all_gather_object(values, value)
+    values = everyones(value)
     if other := [r for r, each in enumerate(values) if each != values[0]]:
         raise UserError(
             f"process {other[0]} has other {what} than process 0: every machine needs the same files. Nothing was changed."

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from worker import CASES
+from worker import CASES, COMPILED
 
 APART = "few-shot, statistics per process"  # the one whose values depend on the number of processes
 WORKER = Path(__file__).with_name("worker.py")
@@ -41,7 +41,16 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", [case for case in CASES if case != APART])
 def test_the_same_as_one_process(case: str, processes: int, found: Callable[[int], dict[str, Any]]) -> None:
-    one, several = found(1)[case], found(processes)[case]
+    require_same(found(1)[case], found(processes)[case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", COMPILED)
+def test_compiled_the_same_as_one_process(case: str, tmp_path: Path) -> None:
+    require_same(*(outcomes(processes, tmp_path / f"{processes}.pt", case)[case] for processes in (1, 2)))
+
+
+def require_same(one: dict[str, Any], several: dict[str, Any]) -> None:
     for step in range(2):
         assert difference(one["losses"][step], several["losses"][step]) < 1e-9
         ours, theirs = one["gradients"][step], several["gradients"][step]

@@ -29,6 +29,7 @@ CASES = {
     "few-shot, auxiliary classifier": ("few-shot", ["method=okddip", "kl_source=aux", *FEW_SHOT]),
     "few-shot, support and query apart": ("few-shot", ["joint_forward=false", *FEW_SHOT]),
     "few-shot grouped": ("few-shot", ["form=grouped", *FEW_SHOT]),
+    "few-shot stacked": ("few-shot", ["form=stacked", *FEW_SHOT]),
     "few-shot, all negatives": ("few-shot", ["objective.negatives=all", *FEW_SHOT]),
     "few-shot, full normaliser": ("few-shot", ["objective.normaliser=full", *FEW_SHOT]),
     "few-shot, shared negatives": ("few-shot", ["objective.negatives=shared", *FEW_SHOT]),
@@ -36,6 +37,10 @@ CASES = {
     "few-shot, frozen statistics": ("few-shot", ["batch_norm=frozen", *FEW_SHOT]),
     "few-shot, statistics per process": ("few-shot", ["batch_norm=per-process", *FEW_SHOT]),
     "classify resized crops": ("classify", [*CLASSIFY, "augment=resized-crop"]),
+}
+COMPILED = {
+    "few-shot compiled": ("few-shot", ["compile=true", *FEW_SHOT]),
+    "classify compiled": ("classify", ["compile=true", *CLASSIFY]),
 }
 
 
@@ -51,7 +56,7 @@ def store(split: str) -> ImageStore:
 
 def outcome(name: str) -> dict[str, Any]:
     """Losses and gradients of two steps of a case, everything that moved, and a validation."""
-    kind, settings = CASES[name]
+    kind, settings = (CASES | COMPILED)[name]
     settings = ["peers=3", "backbone=conv4", "objective.num_negatives=16", "objective.embedding_dim=8", *settings]
     method = next((s for s in settings if s.startswith("method=")), "method=mcl-okd").partition("=")[2]
     if not method.startswith("mcl"):
