@@ -66,9 +66,10 @@ def waited() -> float:
     return _waited
 
 
-def part(count: int, unit: int = 1) -> slice:
-    """Which of `count` things in a row belong to this process: consecutive ones, in whole units but for the last."""
-    start, stop = _bounds(count, unit, rank())
+def part(count: int, unit: int = 1, number: int | None = None) -> slice:
+    """Which of `count` things in a row belong to this process, or to process `number`: consecutive ones, in whole units
+    but for the last."""
+    start, stop = _bounds(count, unit, rank() if number is None else number)
     return slice(start, stop)
 
 
@@ -196,6 +197,11 @@ def together(work: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return result  # type: ignore[return-value]
+
+
+def found(mine: list[str]) -> list[str]:
+    """What any process has found."""
+    return [each for one in everyones(mine) for each in one]
 
 
 def same(value: str, what: str) -> None:

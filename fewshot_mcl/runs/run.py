@@ -40,7 +40,7 @@ from fewshot_mcl.data.sources import ImageOptions
 from fewshot_mcl.errors import DamagedError, UserError
 from fewshot_mcl.resources import existing_run, program
 from fewshot_mcl.runs import files
-from fewshot_mcl.runs.tensors import StoredTensors, Tensors, read_tensors, write_tensors
+from fewshot_mcl.runs.tensors import StoredTensors, Tensors, Written, read_tensors, send_tensors, write_tensors
 
 STATE = {"last": ("best", "seconds")}  # what a checkpoint says beside its step; all but the last say how good they are
 CONFIG = "config sha256"  # of config.toml, in data.json; runs of older versions have none
@@ -216,7 +216,7 @@ class Run:
         """SHA-256 of what belongs to every checkpoint."""
         return {name: hashlib.sha256(files.read(self.path / name)).hexdigest() for name in FIXED}
 
-    def save_checkpoint(self, name: str, tensors: Tensors, state: dict[str, Any]) -> None:
+    def save_checkpoint(self, name: str, tensors: Written, state: dict[str, Any]) -> None:
         """Make (`tensors`, `state`) the checkpoint `name`; the one before it stays valid, and is kept."""
         folder = self.path / "checkpoints"
         file = f"{name}-{state[self.config.unit]:08d}.safetensors"
@@ -423,8 +423,9 @@ def _owner(state: dict[str, Any]) -> dict[str, str]:
 class FollowedRun(Run):
     """The run directory as a process sees it that does not write to it: process 0 does."""
 
-    def save_checkpoint(self, name: str, tensors: Tensors, state: dict[str, Any]) -> None:
-        """Left to process 0."""
+    def save_checkpoint(self, name: str, tensors: Written, state: dict[str, Any]) -> None:
+        """Left to process 0, which is sent what it lacks."""
+        send_tensors(tensors)
 
     def save_model(self, tensors: Tensors, card: dict[str, Any]) -> None:
         """Left to process 0."""

@@ -17,7 +17,8 @@ from fewshot_mcl.config import Config
 from fewshot_mcl.errors import Interrupted, NotANumberError
 from fewshot_mcl.evaluation.restore import load_state
 from fewshot_mcl.evaluation.statistics import Result
-from fewshot_mcl.runs import Run, Tensors
+from fewshot_mcl.runs import Run
+from fewshot_mcl.spread import Spread, whole_state
 from fewshot_mcl.training.pace import Pace
 from fewshot_mcl.training.stopping import Stopping
 
@@ -240,17 +241,18 @@ class Trainer:
         self.display.validation(self.done, results, better)
         return results
 
-    def _tensors(self, modules: nn.ModuleDict) -> Tensors:
-        tensors: Tensors = dict(modules.state_dict())
+    def _tensors(self, modules: nn.ModuleDict) -> dict[str, Tensor | Spread]:
+        tensors = modules.state_dict()
         floats = {name: value for name, value in tensors.items() if value.is_floating_point() and value.numel()}
         # The extremes tell, and need no second tensor of the size: memory banks may be most of the memory.
         broken = [name for name, value in floats.items() if not torch.stack(torch.aminmax(value)).isfinite().all()]
+        broken = parallel.found(broken)
         if broken:
             raise self._not_a_number(
                 f"'{broken[0]}' holds a value that is not a number after {self.config.unit} {self.done}; nothing was saved over "
                 "the last checkpoint."
             )
-        return tensors
+        return whole_state(modules)
 
     def save(self) -> None:
         """Save everything that the next step depends on, once."""

@@ -6,8 +6,11 @@ torchrun --nproc-per-node 2 worker.py OUT
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -16,13 +19,14 @@ from fewshot_mcl.config import resolve
 from fewshot_mcl.data import ImageStore
 from fewshot_mcl.evaluation.fewshot import Normaliser
 from fewshot_mcl.networks import create_backbone
-from fewshot_mcl.objectives import METHODS
+from fewshot_mcl.objectives import METHODS, closed_form
 from fewshot_mcl.objectives.rkd import RkdD
 from fewshot_mcl.training.session import task_on
 
 SIZE, CLASSES, EACH = 20, 6, 13
 FEW_SHOT = ["way=3", "shot=2", "query=3", "val_way=2", "val_shot=1", "val_query=2", "val_episodes=8", "episodes=8"]
 CLASSIFY = ["batch=10", "epochs=1", "val_share=0.2", "augment=crop-flip"]
+APART_Z = "few-shot, sharded banks, a normaliser of each process"
 CASES = {
     **{f"few-shot {method}": ("few-shot", [f"method={method}", *FEW_SHOT]) for method in METHODS},
     **{f"classify {method}": ("classify", [f"method={method}", *CLASSIFY]) for method in METHODS},
@@ -36,6 +40,32 @@ CASES = {
     "few-shot, live positives": ("few-shot", ["objective.positive=live-grad", *FEW_SHOT]),
     "few-shot, frozen statistics": ("few-shot", ["batch_norm=frozen", *FEW_SHOT]),
     "few-shot, statistics per process": ("few-shot", ["batch_norm=per-process", *FEW_SHOT]),
+    "few-shot, sharded banks": ("few-shot", ["objective.banks=sharded", *FEW_SHOT]),
+    "few-shot, sharded banks, many negatives": (
+        "few-shot",
+        ["objective.banks=sharded", "objective.num_negatives=60", *FEW_SHOT],
+    ),
+    "few-shot, sharded banks, few negatives": (
+        "few-shot",
+        ["objective.banks=sharded", "objective.num_negatives=3", *FEW_SHOT],
+    ),
+    **{
+        f"classify, sharded banks, {option}": (
+            "classify",
+            ["objective.banks=sharded", f"objective.{option}", *CLASSIFY],
+        )
+        for option in (
+            "negatives=other-class",
+            "negatives=all",
+            "negatives=shared",
+            "shared_rows=2",
+            "normaliser=full",
+            "normaliser=fixed",
+            "positive=live",
+            "positive=live-grad",
+        )
+    },
+    APART_Z: ("few-shot", ["objective.banks=sharded", *FEW_SHOT]),
     "classify resized crops": ("classify", [*CLASSIFY, "augment=resized-crop"]),
 }
 COMPILED = {
@@ -63,6 +93,8 @@ def outcome(name: str) -> dict[str, Any]:
         settings = [each for each in settings if not each.startswith("objective.")]
     if method == "baseline":
         settings[0] = "peers=1"
+    if "shared_rows=2" in name:
+        settings.append("objective.negatives=shared")  # so few that a process may have none of them
     config = resolve(task=kind, settings=settings)
     stores = {"train": store("train")} | ({"val": store("val")} if kind == "few-shot" else {})
     task = task_on(stores, config, torch.device("cpu"))
@@ -79,10 +111,30 @@ def outcome(name: str) -> dict[str, Any]:
         found["losses"].append(torch.stack([each.detach() for each in terms.values()]))
         found["gradients"].append({n: p.grad.clone() for n, p in modules.named_parameters() if p.grad is not None})
         optimizer.step()
-    found["moved"] = {n: b.clone() for n, b in modules.named_buffers() if b.is_floating_point()}
+    found["moved"] = {n: whole(n, b, modules) for n, b in modules.named_buffers() if b.is_floating_point()}
     modules.float()
     found["validation"] = {n: r.accuracies for n, r in task.validate().items()}
     return found
+
+
+def whole(name: str, buffer: torch.Tensor, modules: torch.nn.ModuleDict) -> torch.Tensor:
+    """A buffer, of all processes where it is spread over them."""
+    owner, _, own = name.rpartition(".")
+    shard = getattr(modules.get_submodule(owner), "spread", {}).get(own)
+    return buffer.clone() if shard is None else parallel.gather(buffer, 1, shard.count)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """What would be wrong: every process normalises by the scores of its own rows."""
+    normaliser = closed_form._Bank._normaliser
+
+    def own(self: closed_form._Bank) -> torch.Tensor:
+        with mock.patch.object(closed_form.Setting, "total", lambda self, values: values):
+            return normaliser(self)
+
+    with mock.patch.object(closed_form._Bank, "_normaliser", own):
+        yield
 
 
 def teach(task: Any) -> None:
@@ -101,7 +153,10 @@ def teach(task: Any) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     with parallel.processes():
-        outcomes = {name: outcome(name) for name in (sys.argv[2:] or CASES)}
+        outcomes = {}
+        for name in sys.argv[2:] or CASES:
+            with apart() if name == APART_Z else nullcontext():
+                outcomes[name] = outcome(name)
         if parallel.rank() == 0:
             torch.save(outcomes, Path(sys.argv[1]))
 
