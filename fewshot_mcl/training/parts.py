@@ -53,7 +53,7 @@ def facts_of(task: Task, seam: _Seam) -> Facts:
     trunk_stages = trunk_of(peers)
     norms = 0 if task.config.batch_norm != "synchronised" else len(seam.images)
     banks = next((each.banks.shape for each in objective.modules() if isinstance(each, MultiViewContrast)), (0, 0, 0))
-    all_norms, trunk_norms = (_channels(network) * norms for network in (peers, trunk_stages))
+    all_norms, trunk_norms = (channels_of(network) * norms for network in (peers, trunk_stages))
     trunk, everything = (sum(p.numel() for p in each.parameters()) for each in (trunk_stages, peers))
     parameters = list(task.modules().parameters())
     return Facts(
@@ -79,7 +79,8 @@ def trunk_of(peers: PeerNetwork) -> nn.Sequential:
     return nn.Sequential(*(stages[0] for stages in shared if len(stages) == 1))  # type: ignore[arg-type, index]
 
 
-def _channels(network: nn.Module) -> list[int]:
+def channels_of(network: nn.Module) -> list[int]:
+    """Of each batch norm of feature maps."""
     return [module.num_features for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
