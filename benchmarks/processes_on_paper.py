@@ -183,9 +183,9 @@ def sections() -> Iterator[str]:
     yield (
         "**An estimate: nothing of it was run on a GPU.** Counted: parameters, multiply-adds, batch norms, bytes kept. Timed, "
         "on the machine above: drawing the negatives, which the host does, in every process those of all images. Assumed: a GPU "
-        f"does {RATE / 1e12:g} T multiplications or additions a second in the networks however few its images are, reads banks at "
-        f"{MEMORY / 1e12:g} TB/s and has a link of {LINK:g} GB/s; its host hands over images at {HOST / 1e9:g} GB/s; an exchange "
-        f"takes {1e6 * START:.0f} us to start; nothing overlaps. The formulas are in `fewshot_mcl/training/costs.py`."
+        f"does {RATE / 1e12:g} T multiplications or additions a second in the networks however few its images are, reads banks "
+        f"at {MEMORY / 1e12:g} TB/s and has a link of {LINK:g} GB/s; its host hands over images at {HOST / 1e9:g} GB/s; an "
+        f"exchange takes {1e6 * START:.0f} us to start; nothing overlaps. The formulas are in `fewshot_mcl/training/costs.py`."
     )
     for case in CASES:
         yield from table(*case)
