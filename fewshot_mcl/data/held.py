@@ -27,10 +27,9 @@ class HeldStore(ImageStore):
             store.images, store.labels, store.class_names, split=store.split, source=store.source, resize=store.resize,
             ids=store.ids, fingerprint=store.fingerprint,
         )  # fmt: skip
-        chunks = -(-len(store) // CHUNK)
-        world, rank = parallel.world(), parallel.rank()
-        self._starts = torch.tensor([min(len(store), chunks * r // world * CHUNK) for r in range(world + 1)])
-        first, stop = self._starts[rank : rank + 2].tolist()
+        parts = [parallel.share_of(number, len(store), CHUNK) for number in range(parallel.world())]
+        self._starts = torch.tensor([*(part.start for part in parts), len(store)])
+        first, stop = parts[parallel.rank()].start, parts[parallel.rank()].stop
         self._require_memory()
         self.held = torch.empty(stop - first, *self.shape, dtype=torch.uint8)
         for start in range(first, stop, CHUNK):  # one after another, as slow storage likes it

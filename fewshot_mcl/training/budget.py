@@ -108,7 +108,7 @@ def _fixed_bytes(config: Config, store: ImageStore) -> int:
         peers = build_peers(config, store.shape[0], store.shape[1], store.num_classes, pretrained=False)
     width, rows = config.objective.get("embedding_dim", 0) if config.objective.get("beta") else 0, len(store)
     heads = config.peers * width * peers.feature_dim * FLOAT
-    learned = sum(p.nbytes for p in peers.parameters()) + heads
+    learned = sum(p.nbytes for p in peers.own_parameters()) + heads
     banks = config.peers * rows * width * FLOAT
     optimizer = learned * (2 if not isinstance(config, ClassifyConfig) else int(config.momentum > 0))
     return 2 * learned + optimizer + banks  # parameters and gradients; a checkpoint is written from their own memory

@@ -252,17 +252,17 @@ def _summed(payload: int) -> Exchange:
 
 
 def _of_banks(facts: Facts) -> dict[str, Exchange]:
-    """Sharded banks, beside what data parallel exchanges; A = M (M - 1) ordered pairs of peers.
+    """Sharded banks, beside what data parallel exchanges: what the rows of all processes add to.
 
-    * positives: 4 M B D summed: each image's row of every bank, from the process that holds it.
-    * normalisers and losses: 4 * 2 A summed.
-    * gradients of anchors: 4 A B D summed: each process has those of its own rows.
+    * normalisers: 4 M (M - 1) summed, one for each pair of peers (of the batch, as published).
+    * losses: 4 M M (1 + B) summed, each pair's and its slopes at the positives.
+    * gradients of anchors: 4 M M B D summed.
     """
-    pairs, vectors = facts.peers * (facts.peers - 1), facts.images * facts.width
+    pairs = facts.peers * facts.peers
     return {
-        "positives": Exchange(FLOAT * facts.peers * vectors, facts.peers),
-        "normalisers and losses": Exchange(FLOAT * 2 * pairs, 2 * facts.peers),
-        "gradients of anchors": Exchange(FLOAT * pairs * vectors, facts.peers),
+        "normalisers": Exchange(FLOAT * (pairs - facts.peers), facts.peers),
+        "losses": Exchange(FLOAT * pairs * (1 + facts.images), 2),
+        "gradients of anchors": Exchange(FLOAT * pairs * facts.images * facts.width, 1),
     }
 
 

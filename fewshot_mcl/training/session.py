@@ -69,7 +69,8 @@ def train(config: Config, out: Path | None, resume: bool, console: Console, tuni
     Raises:
         UserError: for anything the user can mend.
     """
-    with training_only(), deterministic(config):
+    parallel.together(lambda: _require_a_peer_each(config))
+    with training_only(), deterministic(config), parallel.over(config.parallel):
         task, data, notes = parallel.together(lambda: build_task(config, pick_device(config.device)))
         if not resume:
             budget.require_disk(task, out)
@@ -80,6 +81,15 @@ def train(config: Config, out: Path | None, resume: bool, console: Console, tuni
             if tuning:
                 run.write_json("tuning.json", tuning.record())
             return _train(task, run, notes, resume, console)
+
+
+def _require_a_peer_each(config: Config) -> None:
+    """Raise `UserError` where peers are to be split over more processes than there are peers."""
+    if config.parallel == "peers" and parallel.world() > config.peers:
+        raise UserError(
+            f"parallel = peers gives each process at least one peer, and there are {config.peers} for {parallel.world()} "
+            f"processes: start no more than {config.peers}, or use --set parallel=data."
+        )
 
 
 def _run(config: Config, out: Path | None, resume: bool, data: dict[str, Any]) -> Run:
@@ -244,7 +254,7 @@ def _finish(task: EpisodicTask | SupervisedTask, run: Run, seconds: float, save:
     own = candidate.state_dict()
     load_state(candidate, {name: value for name, value in tensors.items() if name in own}, str(run.path))
     results, kept = task.closing(), state[run.config.unit]
-    if save:
+    if save and task.config.peers - 1 in task.peers.own:  # process 0 has it, and writes
         network = task.peers.deployed()
         if isinstance(task, EpisodicTask):
             network.classifier = None  # of the training classes, whose work is done

@@ -1,6 +1,7 @@
-"""One of several processes that take one step and count the bytes that they hand to torch.distributed.
+"""One of several processes that take one step of each case, in each way to share it, and count the bytes that they hand to
+torch.distributed.
 
-torchrun --nproc-per-node 2 counting.py OUT CASE
+torchrun --nproc-per-node 2 counting.py OUT
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from worker import CLASSIFY, FEW_SHOT, store
 
 from fewshot_mcl import parallel
 from fewshot_mcl.config import resolve
+from fewshot_mcl.training import peer_parallel
+from fewshot_mcl.training.costs import DATA, PEERS, SHARDED
 from fewshot_mcl.training.session import task_on
 
 SMALL = ["peers=3", "backbone=conv4", "share=last-two"]
@@ -31,9 +34,15 @@ CASES = {
 }
 
 
-def task(case: str) -> Any:
+def ways(case: str) -> list[str]:
+    """To share a step of it."""
+    return [DATA, *[SHARDED] * ("mcl-okd" in case), PEERS]
+
+
+def task(case: str, way: str = DATA) -> Any:
     """The task of a case, on images that are made up."""
     kind, settings = CASES[case]
+    settings = [*settings, *["objective.banks=sharded"] * (way == SHARDED)]
     stores = {"train": store("train")} | ({"val": store("val")} if kind == "few-shot" else {})
     return task_on(stores, resolve(task=kind, settings=settings), torch.device("cpu"))
 
@@ -63,23 +72,30 @@ class Counted:
 REAL = {name: getattr(dist, name) for name in ("all_reduce", "all_gather")}
 
 
+def step_of(case: str, way: str) -> dict[str, int]:
+    """What one step hands over."""
+    with parallel.over("peers" if way == PEERS else "data"):
+        this, counted = task(case, way), Counted()
+        modules = this.modules().train()
+        step = parallel.step_of(modules, this.step)
+        if isinstance(step, DistributedDataParallel):
+            step.register_comm_hook(None, counted.bucket)
+        with (
+            mock.patch.object(dist, "all_reduce", counted.all_reduce),
+            mock.patch.object(dist, "all_gather", counted.all_gather),
+        ):
+            terms, _ = step(0)
+            terms["total"].backward()
+            peer_parallel.add_up(modules)
+    return vars(counted)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     found = {}
     with parallel.processes():
-        for case in sys.argv[2:]:
-            this = task(case)
-            modules = this.modules().train()
-            step, counted = parallel.step_of(modules, this.step), Counted()
-            if isinstance(step, DistributedDataParallel):
-                step.register_comm_hook(None, counted.bucket)
-            with (
-                mock.patch.object(dist, "all_reduce", counted.all_reduce),
-                mock.patch.object(dist, "all_gather", counted.all_gather),
-            ):
-                terms, _ = step(0)
-                terms["total"].backward()
-            found[case] = vars(counted)
+        for case in CASES:
+            found[case] = {way: step_of(case, way) for way in ways(case)}
         if parallel.rank() == 0:
             Path(sys.argv[1]).write_text(json.dumps(found))
 
