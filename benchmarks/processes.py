@@ -31,7 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fewshot_mcl import parallel
 from fewshot_mcl.config import Config, resolve
 from fewshot_mcl.training import parts
-from fewshot_mcl.training.costs import DATA, costs
+from fewshot_mcl.training.costs import DATA, ONE, PEERS, SHARDED, costs
 from fewshot_mcl.training.estimate import Unwritten
 from fewshot_mcl.training.loop import Trainer
 from fewshot_mcl.training.session import build_task
@@ -40,6 +40,7 @@ CASES = {  # of the embedded glyphs
     "few-shot, 4 conv4 peers": ("few-shot", []),
     "classify, 4 resnet32 peers": ("classify", ["backbone=resnet32"]),
 }
+WAYS = {DATA: [], SHARDED: ["objective.banks=sharded"], PEERS: ["parallel=peers"]}
 PARTS = ("networks", "objective", "exchange", "batch", "update")
 EXCHANGES = ("all_reduce", "all_gather", "all_gather_into_tensor", "broadcast")
 PROBE = 1 << 24  # numbers that are summed to find out how fast that goes
@@ -113,6 +114,14 @@ def serve(connection: Any, rank: int, processes: int, store: str, config: Config
     torch.set_num_threads(1)
     if processes > 1:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=processes)
+    with parallel.over(config.parallel):
+        take_turns(connection, processes, config, steps)
+    if processes > 1:
+        dist.destroy_process_group()
+
+
+def take_turns(connection: Any, processes: int, config: Config, steps: int) -> None:
+    """Answer until there is nothing more to do."""
     task, _, _ = build_task(config, torch.device("cpu"))
     trainer = Trainer(task, config, cast(Any, Unwritten()), cast(Any, None))
     trainer.modules.train()
@@ -127,8 +136,6 @@ def serve(connection: Any, rank: int, processes: int, store: str, config: Config
         each = [dissected.step(number + i) for i in range(steps)]
         number += steps
         connection.send((whole, {part: statistics.median(e[part] for e in each) for part in PARTS}, probe(processes)))
-    if processes > 1:
-        dist.destroy_process_group()
 
 
 def probe(processes: int) -> float:
@@ -171,51 +178,57 @@ class Group:
             end.send(None)
 
 
-def measured(config: Config, numbers: list[int], rounds: int, steps: int) -> Iterator[str]:
+def measured(name: str, numbers: list[int], rounds: int, steps: int) -> Iterator[str]:
     """The parts of a report on one case."""
+    task, settings = CASES[name]
+    config = resolve(None, {}, settings, task=task)
     with tempfile.TemporaryDirectory() as folder:
-        groups = {number: Group(number, config, steps, Path(folder)) for number in numbers}
+        groups = {(1, ONE): Group(1, config, steps, Path(folder))}
+        for number in numbers:
+            for way, more in WAYS.items():
+                shared = resolve(None, {}, [*settings, *more], task=task)
+                groups[number, way] = Group(number, shared, steps, Path(folder))
         for group in groups.values():
             group.turn()  # not counted
-        turns = [{number: group.turn() for number, group in groups.items()} for _ in range(rounds)]
+        turns = [{key: group.turn() for key, group in groups.items()} for _ in range(rounds)]
         for group in groups.values():
             group.end()
+    rates = {number: statistics.median(each[number, DATA][2] for each in turns) for number in numbers}
+    said = foretold(config, rates)
     rows = []
-    for number in numbers:
-        ratios = harness.spread([each[numbers[0]][0] / each[number][0] for each in turns])
-        wholes = harness.spread([1000 * each[number][0] for each in turns])
-        ms = [1000 * statistics.median(each[number][1][part] for each in turns) for part in PARTS]
-        rows.append([str(number), wholes, ratios, *ms])
-    yield harness.table(["processes", "ms a step", "times as fast", *(f"{part}, ms" for part in PARTS)], rows)
-    rates = {number: statistics.median(each[number][2] for each in turns) for number in numbers if number > 1}
-    yield foretold(config, rates)
+    for key in groups:
+        ratios = harness.spread([each[1, ONE][0] / each[key][0] for each in turns])
+        wholes = harness.spread([1000 * each[key][0] for each in turns])
+        ms = [1000 * statistics.median(each[key][1][part] for each in turns) for part in PARTS]
+        rows.append([str(key[0]), key[1], wholes, ratios, *ms, said.get(key, "")])
+    columns = ["processes", "way", "ms a step", "times as fast", *(f"{part}, ms" for part in PARTS), "dry run says, ms"]
+    yield f"## {name}"
+    yield harness.table(columns, rows)
+    sums = ", ".join(f"{rate:.2f} GB/s in {number} processes" for number, rate in rates.items())
+    yield f"Large sums flow at {sums}: the bandwidth that the dry run is told."
 
 
-def foretold(config: Config, rates: dict[int, float]) -> str:
-    """What a dry run says of the same, with the bandwidth that was measured."""
+def foretold(config: Config, rates: dict[int, float]) -> dict[tuple[int, str], float]:
+    """What a dry run says of a step, in ms, by processes and way."""
     task, _, _ = build_task(config, torch.device("cpu"))
-    words = []
+    found = {}
     for number, rate in rates.items():
-        found = costs(*parts.measured(task, number), number, rate)
-        step = 1000 * next(each.step for each in found if each.way == DATA)
-        words.append(
-            f"{number} processes at {rate:.2f} GB/s: {step:,.0f} ms a step, {found[0].step * 1000 / step:.2f} times as fast"
-        )
-    return f"`--dry-run --world-size` says, were each process alone on a core: {'; '.join(words)}."
+        found |= {(number, each.way): 1000 * each.step for each in costs(*parts.measured(task, number), number, rate)}
+    return found
 
 
 def main() -> None:
-    asked = harness.arguments(__doc__ or "", only="", processes=[1, 2, 4], steps=3)
+    asked = harness.arguments(__doc__ or "", only="", processes=[2, 4], steps=3)
     sections = [
         "Strong growth: the same batches, shared by more processes (gloo, one machine, one thread each). A step: the slowest "
         "process of a group, median of the rounds; parts: mean of a group's processes, of steps that are timed by part, in which "
         "nothing is computed while gradients are exchanged. Exchange has the waiting for other processes in it. "
+        "The dry run (`--dry-run --world-size`) takes every process to have a core to itself. "
         f"**This machine has {os.cpu_count()} cores: more processes than that share them.**",
     ]
-    for name, (task, settings) in CASES.items():
+    for name in CASES:
         if asked.only in name:
-            config = resolve(None, {}, settings, task=task)
-            sections += [f"## {name}", *measured(config, asked.processes, asked.rounds, asked.steps)]
+            sections += measured(name, asked.processes, asked.rounds, asked.steps)
     harness.report("Several processes", [*sections, *processes_on_paper.sections()], asked.out)
 
 
