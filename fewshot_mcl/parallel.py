@@ -13,6 +13,7 @@ are the gradients of the stages that peers of several processes share (`training
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,11 +24,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fewshot_mcl import job
 from fewshot_mcl.errors import UserError
+from fewshot_mcl.resources import several
 
 TIMEOUT = timedelta(minutes=10)  # after which a process that hears nothing of another gives up
 T = TypeVar("T")
 _over = "data"
+_waited = 0.0
 
 
 def rank() -> int:
@@ -64,14 +68,28 @@ def parts() -> int:
 @contextmanager
 def processes() -> Iterator[None]:
     """Work together with the other processes that torchrun has started, if it has: over NCCL where there are GPUs, or gloo."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if not several() or dist.is_initialized():
         yield
         return
     if gpu := torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=TIMEOUT)
+    job.join("nccl" if gpu else "gloo", TIMEOUT)
     yield  # after an error the others are not waited for: torchrun ends them
     dist.destroy_process_group()
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Count the time in here, where tensors of other processes are waited for."""
+    global _waited
+    start = time.monotonic()
+    yield
+    _waited += time.monotonic() - start
+
+
+def waited() -> float:
+    """Seconds that this process has waited for tensors of others."""
+    return _waited
 
 
 def part(count: int, unit: int = 1) -> slice:
@@ -126,7 +144,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mine: Tensor) -> Tensor:
         parts = [torch.empty_like(mine) for _ in range(world())]
-        dist.all_gather(parts, mine)
+        with waiting():
+            dist.all_gather(parts, mine)
         return torch.stack(parts)
 
     @staticmethod
@@ -146,12 +165,21 @@ class _Total(torch.autograd.Function):
     """The sum over processes, forward and backward."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
+    def forward(values: Tensor) -> Tensor:
         return total(values.clone())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        """Nothing need be kept."""
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return total(gradient.contiguous())
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int], values: Tensor) -> tuple[Tensor, int]:
+        """Of stacked peers, whose sums are one tensor."""
+        return cast(Tensor, _Total.apply(values)), in_dims[0]
 
 
 def total(values: Tensor) -> Tensor:
@@ -161,7 +189,8 @@ def total(values: Tensor) -> Tensor:
 
 def added(values: Tensor) -> Tensor:
     """Sum over all processes, whatever is split over them; `values` itself becomes it."""
-    dist.all_reduce(values)
+    with waiting():
+        dist.all_reduce(values)
     return values
 
 

@@ -260,9 +260,14 @@ def _train(
     screen: Screen,
 ) -> "Outcome":
     """The run that these options describe, trained or resumed."""
+    from fewshot_mcl import job
     from fewshot_mcl.config import resolve
     from fewshot_mcl.runs import Run
+    from fewshot_mcl.training import session
 
+    if begun := job.begun():  # by this command, which torchrun has started again
+        with screen.progress():
+            return session.train(Run.open(begun).config, begun, True, screen.console())
     if resume and tune:
         raise UserError("a run goes on as it was begun, so --tune is of a new run: leave --resume or --tune out.")
     options = _as_text(options)
@@ -277,7 +282,5 @@ def _train(
     elif out is not None:
         Run.refuse_existing(out)  # before anything is loaded
     resolved, tuning = _tuned(resolved, screen) if tune else (resolved, None)
-    from fewshot_mcl.training import session
-
     with screen.progress():
         return session.train(resolved, out, resume, screen.console(), tuning)

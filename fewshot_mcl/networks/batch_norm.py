@@ -41,8 +41,8 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
             return
         self.num_batches_tracked += 1
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+        self.running_mean += share * (mean.to(self.running_mean.dtype) - self.running_mean)
+        self.running_var += share * (variance.to(self.running_var.dtype) - self.running_var)
 
 
 class FrozenBatchNorm(nn.BatchNorm2d):

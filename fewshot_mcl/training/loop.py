@@ -20,6 +20,7 @@ from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.runs import Run, Tensors
 from fewshot_mcl.spread import Remote, completed, whole_state
 from fewshot_mcl.training import peer_parallel
+from fewshot_mcl.training.pace import Pace
 from fewshot_mcl.training.stopping import Stopping
 
 LEAST_RATE = 1 / 64  # of the learning rate, which is halved each time a run is rolled back
@@ -119,6 +120,7 @@ class Trainer:
         self.best: float | None = None
         self._sums: dict[str, float] = {}
         self._summed = 0
+        self._pace = Pace()
 
     def train(self) -> None:
         """Run the remaining steps.
@@ -147,6 +149,8 @@ class Trainer:
             save = validate or self.done % plan.save_every == 0
             if save or self.done % plan.log_every == 0:
                 self._log(validate)
+                for text in self._pace.slow():
+                    self.display.note(text)
                 self.seconds = before + time.monotonic() - start
             asked = self.stopping.heard()
             if save or asked:
@@ -184,7 +188,8 @@ class Trainer:
     def _step(self, number: int) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * self.task.learning_rate(number)
-        terms, figures = self._task_step(number)
+        with self._pace.own():
+            terms, figures = self._task_step(number)
         if not bool(torch.isfinite(terms["total"])):
             raise self._diagnosis(number, terms, figures)
         self.optimizer.zero_grad(set_to_none=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from fewshot_mcl import parallel
+from fewshot_mcl import job, parallel
 from fewshot_mcl.config import COMMANDS, ClassifyConfig, Config, FewShotConfig
 from fewshot_mcl.data.held import HeldStore
 from fewshot_mcl.data.labelled import open_labelled
@@ -25,7 +25,7 @@ from fewshot_mcl.evaluation.restore import deterministic, load_state, pick_devic
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks.backbone import Backbone
 from fewshot_mcl.prediction.calibration import calibrate
-from fewshot_mcl.resources import program
+from fewshot_mcl.resources import program_together
 from fewshot_mcl.runs import Run
 from fewshot_mcl.training import budget
 from fewshot_mcl.training.display import LineDisplay, LiveDisplay
@@ -98,7 +98,11 @@ def _run(config: Config, out: Path | None, resume: bool, data: dict[str, Any]) -
     def first() -> Run | None:
         if parallel.rank():
             return None
-        return _open(out, data) if resume and out else Run.create(out, config, data)
+        if resume and out:
+            return _open(out, data)
+        run = Run.create(out, config, data)
+        job.note_begun(run.path)
+        return run
 
     run = parallel.together(first)
     path = parallel.told(str(run.path) if run else "")
@@ -136,6 +140,10 @@ def _train(
         raise Interrupted(_left(run, trainer), stopped.code) from None
     except WriteError as error:
         raise UserError(f"{error.what}: {_left(run, trainer)}") from error
+    except RuntimeError as error:
+        if not job.lost(error):
+            raise
+        raise UserError(f"{job.LOST}. This one {_left(run, trainer)}") from error
 
 
 def open_data(config: Config) -> Source:
@@ -199,7 +207,7 @@ def task_on(stores: dict[str, ImageStore], config: Config, device: torch.device)
 def _left(run: Run, trainer: Trainer) -> str:
     """What a run that was stopped leaves behind."""
     unit, done = trainer.config.unit, trainer.done
-    again = f"{program()} {COMMANDS[trainer.config.task]} --out {shlex.quote(str(run.path))} --resume"
+    again = f"{program_together()} {COMMANDS[trainer.config.task]} --out {shlex.quote(str(run.path))} --resume"
     if not trainer.saved:
         when = "val_every" if unit == "episode" else "save_every"
         return f"stopped after {unit} {done}, before the first checkpoint ({when}). Begin it again with: {again}"

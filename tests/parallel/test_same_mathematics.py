@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from launch import assert_alike, difference, outcomes
-from worker import APART_Z, CASES
+from worker import APART_Z, CASES, COMPILED
 
 OTHERWISE = {"few-shot, statistics per process", APART_Z}  # those whose values depend on the number of processes
 
@@ -24,6 +25,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str,
 @pytest.mark.parametrize("case", [case for case in CASES if case not in OTHERWISE])
 def test_the_same_as_one_process(case: str, processes: int, found: Callable[[int], dict[str, Any]]) -> None:
     assert_alike(found(1)[case], found(processes)[case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", COMPILED)
+def test_compiled_the_same_as_one_process(case: str, tmp_path: Path) -> None:
+    assert_alike(*(outcomes(processes, tmp_path / f"{processes}.pt", case)[case] for processes in (1, 2)))
 
 
 @pytest.mark.parametrize("case", sorted(OTHERWISE))

@@ -36,6 +36,7 @@ CASES = {
     "few-shot, auxiliary classifier": ("few-shot", ["method=okddip", "kl_source=aux", *FEW_SHOT]),
     "few-shot, support and query apart": ("few-shot", ["joint_forward=false", *FEW_SHOT]),
     "few-shot grouped": ("few-shot", ["form=grouped", *FEW_SHOT]),
+    "few-shot stacked": ("few-shot", ["form=stacked", *FEW_SHOT]),
     "few-shot, all negatives": ("few-shot", ["objective.negatives=all", *FEW_SHOT]),
     "few-shot, full normaliser": ("few-shot", ["objective.normaliser=full", *FEW_SHOT]),
     "few-shot, shared negatives": ("few-shot", ["objective.negatives=shared", *FEW_SHOT]),
@@ -70,11 +71,14 @@ CASES = {
     APART_Z: ("few-shot", ["objective.banks=sharded", *FEW_SHOT]),
     "classify resized crops": ("classify", [*CLASSIFY, "augment=resized-crop"]),
 }
+COMPILED = {
+    "few-shot compiled": ("few-shot", ["compile=true", *FEW_SHOT]),
+    "classify compiled": ("classify", ["compile=true", *CLASSIFY]),
+}
 
 # Further cases for peers that are split; the last one is wrong on purpose.
 PEER_CASES = {
     "few-shot, nothing shared": ("few-shot", ["method=one", "share=none", *FEW_SHOT]),
-    "few-shot stacked": ("few-shot", ["form=stacked", *FEW_SHOT]),
     CONTROL: ("few-shot", FEW_SHOT),
 }
 
@@ -91,7 +95,7 @@ def store(split: str) -> ImageStore:
 
 def outcome(name: str, split: str = "data") -> dict[str, Any]:
     """Losses and gradients of two steps of a case, everything that moved, and a validation."""
-    kind, settings = (CASES | PEER_CASES)[name]
+    kind, settings = (CASES | COMPILED | PEER_CASES)[name]
     settings = [
         f"parallel={split}",
         "peers=3",
