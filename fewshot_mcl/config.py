@@ -64,6 +64,7 @@ class Config(BaseModel):
     compile: bool = False
     batch_norm: Literal["synchronised", "per-process", "frozen"] = "synchronised"
     parallel: Literal["data", "peers"] = "data"
+    images: Literal["whole", "sharded"] = "whole"
     lr: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     seed: int = Field(ge=0)

@@ -199,6 +199,16 @@ def total_with_gradient(values: Tensor) -> Tensor:
     return cast(Tensor, _Total.apply(values)) if parts() > 1 else values
 
 
+def handed_over(values: Tensor, given: list[int], taken: list[int]) -> Tensor:
+    """Hand given[r] of `values`, (n, ...), one after another, to each process r; what each hands to this one, taken[r] of it."""
+    if world() == 1:
+        return values
+    values = values.to("cuda" if dist.get_backend() == "nccl" else "cpu").contiguous()
+    result = values.new_empty(sum(taken), *values.shape[1:])
+    dist.all_to_all_single(result, values, taken, given)
+    return result
+
+
 def largest(number: int) -> int:
     """Of all processes' numbers."""
     if world() == 1:

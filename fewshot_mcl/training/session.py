@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from rich.console import Console
 
 from fewshot_mcl import job, parallel
 from fewshot_mcl.config import COMMANDS, ClassifyConfig, Config, FewShotConfig
+from fewshot_mcl.data.held import HeldStore
 from fewshot_mcl.data.labelled import open_labelled
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.data.sources import Source, open_source, training_only
@@ -35,6 +36,8 @@ from fewshot_mcl.training.supervised import SupervisedTask
 
 if TYPE_CHECKING:
     from fewshot_mcl.training.tune import Tuning
+
+MAPPED = 1e-9  # share of the memory that images may take which are to stay where they are
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,11 @@ def build_task(
 def load_stores(config: Config, source: Source) -> dict[str, ImageStore]:
     """The images that a configuration trains and validates on: "train", and "val" where there is such a split."""
     splits = ("train", "val") if isinstance(config, FewShotConfig) else [s for s in source.splits if s != "test"]
-    return {split: source.load(split, config.image_options) for split in splits}
+    if config.images == "whole" or parallel.world() == 1:
+        return {split: source.load(split, config.image_options) for split in splits}
+    mapped = replace(config.image_options, memory_share=MAPPED)
+    rest = {split: source.load(split, config.image_options) for split in splits if split != "train"}
+    return {"train": HeldStore(source.load("train", mapped)), **rest}
 
 
 def task_on(stores: dict[str, ImageStore], config: Config, device: torch.device) -> EpisodicTask | SupervisedTask:
