@@ -38,7 +38,7 @@ class Pace:
         """What is to be said of processes that were slow in the steps since the last time; of each once. All must ask."""
         if len(self._seconds) < LEAST:
             return []
-        found = parallel.everyones((statistics.median(self._seconds), socket.gethostname()))
+        found = parallel.from_all((statistics.median(self._seconds), socket.gethostname()))
         self._seconds = []
         seconds = [each for each, _ in found]
         said = []
