@@ -165,3 +165,13 @@ def completed(tensors: Mapping[str, Tensor | Remote]) -> dict[str, Tensor | Remo
                 result[name] = Elsewhere(value if isinstance(value, Tensor) else None, shape, dtype, holder)
         known.update(theirs)
     return result
+
+
+@torch.no_grad()
+def not_numbers(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of those that hold a value that is infinite or not a number, in any process."""
+    here = {n: v for n, v in tensors.items() if v.is_floating_point() and v.numel() and not v.is_meta}
+    # The extremes tell, and need no second tensor of the size: memory banks may be most of the memory.
+    broken = [name for name, value in here.items() if not torch.stack(torch.aminmax(value)).isfinite().all()]
+    everywhere = set(parallel.found(broken))
+    return [name for name in tensors if name in everywhere]

@@ -17,8 +17,8 @@ from fewshot_mcl.config import Config
 from fewshot_mcl.errors import Interrupted, NotANumberError
 from fewshot_mcl.evaluation.restore import load_state
 from fewshot_mcl.evaluation.statistics import Result
-from fewshot_mcl.runs import Run, Tensors
-from fewshot_mcl.spread import Remote, completed, whole_state
+from fewshot_mcl.runs import Run
+from fewshot_mcl.spread import Remote, completed, not_numbers, whole_state
 from fewshot_mcl.training import peer_parallel
 from fewshot_mcl.training.pace import Pace
 from fewshot_mcl.training.stopping import Stopping
@@ -87,16 +87,6 @@ class Display(Protocol):
 def deployed(results: Results) -> Result:
     """The result of the network that is kept: the last peer."""
     return list(results.values())[-1 if len(results) == 1 else -2]
-
-
-@torch.no_grad()
-def not_numbers(tensors: Tensors) -> list[str]:
-    """The names of those that hold a value that is infinite or not a number, in any process."""
-    here = {n: v for n, v in tensors.items() if v.is_floating_point() and v.numel() and not v.is_meta}
-    # The extremes tell, and need no second tensor of the size: memory banks may be most of the memory.
-    broken = [name for name, value in here.items() if not torch.stack(torch.aminmax(value)).isfinite().all()]
-    everywhere = set(parallel.found(broken))
-    return [name for name in tensors if name in everywhere]
 
 
 class Trainer:
