@@ -183,7 +183,7 @@ class LateLines(_Late):
             return
         spent = self._said - self._begun
         left = f", about {spent * (self._total - self._done) / self._done:.0f} s left" if self._done else ""
-        self._say(f"{self._what}: {self._done:,} of {self._total:,}{left}")
+        self._say(f"{self._what}: {100 * self._done // self._total} %{left}")  # what is counted may be batches
 
     def _move(self) -> None:
         if time.monotonic() - self._said >= self.EVERY:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fewshot_mcl.commands.looking import fitted
 from fewshot_mcl.errors import UserError, unknown
 from fewshot_mcl.options import DATA, METHOD, OUTPUT, SHOWN, AsJson, Quiet, given, option
 from fewshot_mcl.progress import tell
@@ -101,7 +102,7 @@ def _answered(
 
 
 def _print(answers: "Answers", folder: Path, lines: list[str]) -> None:
-    print_lines(*lines, *(f"skipped: {each}" for each in answers.skipped), "")
+    print_lines(*fitted([*lines, *(f"skipped: {each}" for each in answers.skipped)]), "")
     print_answers(answers.predictions)
     print_lines("", f"the page: {folder / 'predictions.html'}", f"the table: {folder / 'predictions.csv'}")
 

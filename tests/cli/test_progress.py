@@ -67,8 +67,8 @@ def test_lines_say_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     with LateLines(said.append) as lines, listening(lines.hear):
         for _ in tracked(range(4), "counting", 4):
             time.sleep(0.1)
-    assert said[0] == "counting: 0 of 4"
-    assert re.fullmatch(r"counting: 3 of 4, about \d+ s left", said[-1])
+    assert said[0] == "counting: 0 %"
+    assert re.fullmatch(r"counting: 75 %, about \d+ s left", said[-1])
 
 
 @pytest.mark.usefixtures("early")
