@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewshot_mcl import draws
+from fewshot_mcl import draws, parallel
 from fewshot_mcl.config import Config
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import DamagedError, UserError
@@ -22,6 +22,7 @@ from fewshot_mcl.networks.peers import LAYOUTS, PeerNetwork
 from fewshot_mcl.objectives import create_objective
 from fewshot_mcl.objectives.base import Objective
 from fewshot_mcl.runs import Run, StoredTensors, Tensors
+from fewshot_mcl.spread import Spread, spread
 
 LARGEST_SCALE = 1e6  # of a mean or deviation of pixels
 LARGEST_IMAGE = 4096  # channels or pixels a side: more than any network here takes
@@ -118,6 +119,8 @@ def build_peers(
                 if isinstance(module, nn.BatchNorm2d):
                     nn.init.uniform_(module.weight)
     set_batch_norm(peers, config.batch_norm)
+    if parallel.split_peers():
+        peers.keep_own()
     return peers.to(memory_format=LAYOUTS[config.layout])
 
 
@@ -257,7 +260,7 @@ def load_state(module: nn.Module, tensors: Tensors, where: str) -> None:
     Raises:
         UserError: if they belong to another network.
     """
-    own = module.state_dict()
+    own, shards = module.state_dict(), spread(module)
     for name in tensors:
         if name not in own:
             raise UserError(
@@ -266,14 +269,17 @@ def load_state(module: nn.Module, tensors: Tensors, where: str) -> None:
     for name, value in own.items():
         if name not in tensors:
             raise UserError(f"the checkpoint of {where} has no '{name}': it belongs to another network or method.")
-        if tensors[name].shape != value.shape:
+        shape = Spread(value, shards[name]).shape if name in shards else value.shape
+        if tensors[name].shape != shape:
             raise UserError(
                 f"the checkpoint of {where} has '{name}' of shape {tuple(tensors[name].shape)}, this network "
-                f"{tuple(value.shape)}: it belongs to another network, number of classes or image size."
+                f"{tuple(shape)}: it belongs to another network, number of classes or image size."
             )
     with torch.no_grad():
         for name, value in own.items():
+            if value.is_meta:  # another process has it
+                continue
             if isinstance(tensors, StoredTensors):
-                tensors.copy_into(value, name)
+                tensors.copy_into(value, name, shards[name].part if name in shards else None)
             else:
                 value.copy_(tensors[name])

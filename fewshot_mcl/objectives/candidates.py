@@ -56,33 +56,42 @@ class Gathered:
 
     Bags are sums of rows, and on a CPU they are read ahead: twice as fast as `index_select` and a product. For scores, which
     are no sums, rows are fetched as bags of one, as many as stay in the cache.
+
+    Args:
+        plan: of this form.
+        ids: (B, K') of the rows.
+        weights: (B, K') how often each counts; None for once each.
+        count: K, where that is not K' because other rows are in other processes.
     """
 
-    def __init__(self, plan: ContrastPlan, ids: Tensor) -> None:
-        self.plan, self.ids, self.count = plan, ids.to(torch.int32), ids.shape[1]
+    def __init__(
+        self, plan: ContrastPlan, ids: Tensor, weights: Tensor | None = None, count: int | None = None
+    ) -> None:
+        self.plan, self.ids, self.count, self._weights = plan, ids.to(torch.int32), count or ids.shape[1], weights
         self.pieces = _pieces(len(ids), plan.step)
 
     def images(self, piece: slice) -> slice:
         return piece
 
     def shape(self, piece: slice, batch: int, anchors: int) -> tuple[int, int, int]:
-        return piece.stop - piece.start, anchors, self.count
+        return piece.stop - piece.start, anchors, self.ids.shape[1]
 
     def prepare(self, bank: Tensor) -> None:
         self._bank = bank
 
     def scores(self, piece: slice, anchors: Tensor, out: Tensor) -> Tensor:
         ids, anchors = self.ids[piece], anchors[piece]
-        width = min(self.count, self.plan.fetch)
+        count = ids.shape[1]
+        width = min(count, self.plan.fetch)
         for images in _pieces(len(ids), self.plan.fetch // width):
-            for chosen in _pieces(self.count, width):
+            for chosen in _pieces(count, width):
                 block = ids[images, chosen]
                 rows = nnf.embedding_bag(block.reshape(-1, 1), self._bank, mode="sum").view(*block.shape, -1)
                 torch.bmm(anchors[images], rows.transpose(1, 2), out=out[images, :, chosen])
         return out
 
-    def weights(self, piece: slice) -> None:
-        return None
+    def weights(self, piece: slice) -> Tensor | None:
+        return None if self._weights is None else self._weights[piece, None]
 
     def combine(self, piece: slice, gradient: Tensor, into: Tensor) -> None:
         ids = self.ids[piece, None].expand(gradient.shape).flatten(0, 1)
@@ -132,10 +141,10 @@ class Dense:
         into.flatten(0, 1).addmm_(gradient.flatten(0, 1), self._bank[piece])
 
 
-def counted(ids: Tensor, rows: int, dtype: torch.dtype) -> OfRows:
-    """Weights of given ids (B, K): how often each row is among them."""
+def counted(ids: Tensor, rows: int, dtype: torch.dtype, weights: Tensor | None = None) -> OfRows:
+    """Weights of given ids (B, K): how often each row is among them, where each counts `weights` (B, K) times or once."""
     counts = torch.zeros(len(ids), rows, dtype=dtype, device=ids.device)
-    counts.scatter_add_(1, ids.long(), counts.new_ones(()).expand(ids.shape))
+    counts.scatter_add_(1, ids.long(), counts.new_ones(()).expand(ids.shape) if weights is None else weights)
     return lambda piece: counts[:, piece]
 
 

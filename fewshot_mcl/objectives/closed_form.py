@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fewshot_mcl import parallel
 from fewshot_mcl.objectives.candidates import Candidates
 from fewshot_mcl.objectives.contrast_plan import OTHERWISE, PIECE_BYTES
+from fewshot_mcl.spread import Shard
 
 Positive = Literal["bank", "live", "live-grad"]
 Normaliser = Literal["batch", "full", "fixed"]
@@ -37,6 +40,17 @@ class Setting:
     positive: Positive
     normaliser: Normaliser
     fixed: Tensor | None  # (M, M) normalisers
+    rows: int  # N of a whole bank
+    shard: Shard | None = None  # which of them are here
+
+    @cached_property
+    def mine(self) -> Tensor | None:
+        """(B, 1) which positives this process counts; None for all."""
+        return None if self.shard is None else self.shard.holds(self.positives)[:, None]
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over the processes that have rows of a bank."""
+        return values if self.shard is None else parallel.added(values)
 
 
 class _Space:
@@ -89,16 +103,21 @@ class _Bank:
 
     def _normaliser(self) -> Tensor:
         if self.setting.normaliser == "full":
-            return _sum_over_bank(self.scaled, self.bank)
-        negatives, sums = self.setting.negatives, [self.positive.sum(0)]
+            return self.setting.total(_sum_over_bank(self.scaled, self.bank))
+        negatives, sums = self.setting.negatives, [self._counted(self.positive).sum(0)]
         for number, piece in enumerate(negatives.pieces):
             x, weights = self._candidates(number, piece), negatives.weights(piece)
             if weights is not None:
                 x = torch.mul(x, weights, out=self.space.buffers(number)[0])
             sums.append(x.sum((0, 2)))
         self._known = self.space.keep
-        mean = torch.stack(sums).sum(0) / (len(self.rows) * (negatives.count + 1))
-        return (mean * len(self.bank))[None]
+        mean = self.setting.total(torch.stack(sums).sum(0)) / (len(self.rows) * (negatives.count + 1))
+        return (mean * self.setting.rows)[None]
+
+    def _counted(self, values: Tensor) -> Tensor:
+        """(B, A) of the positives, 0 for those that another process counts."""
+        mine = self.setting.mine
+        return values if mine is None else values * mine
 
     @staticmethod
     def _terms(u: Tensor, w: Tensor, out: Tensor) -> Tensor:
@@ -110,14 +129,18 @@ class _Bank:
         return out.add_(w.log_())
 
     def losses(self, gradient: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Losses (A,) and the slopes (B, A) at the positive scores; adds d loss / d anchors to `gradient` (B, A, D)."""
+        """Losses (A,) and the slopes (B, A) at the positive scores; adds d loss / d anchors to `gradient` (B, A, D).
+
+        Where banks are spread, all three are what the rows that are here add to them.
+        """
         negatives, eps, batch = self.setting.negatives, self.setting.eps, len(self.rows)
-        c = negatives.count / len(self.bank)
+        c = negatives.count / self.setting.rows
         odds = self.z * (c + eps)
         ratio = odds / self.positive
-        slope = ratio / (1 + ratio) * (-1 / (batch * self.setting.temperature))
+        slope = self._counted(ratio / (1 + ratio) * (-1 / (batch * self.setting.temperature)))
+        images = batch if self.setting.mine is None else self.setting.mine.sum()
         # log(1 + (p + eps) / c) is log(1 + eps / c) + log(1 + p / (c + eps))
-        sums = [torch.log1p(ratio).sum(0) + batch * negatives.count * math.log1p(eps / c)]
+        sums = [self._counted(torch.log1p(ratio)).sum(0) + images * negatives.count * math.log1p(eps / c)]
         for number, piece in enumerate(negatives.pieces):
             u = self._candidates(number, piece)
             u /= odds[negatives.images(piece)][..., None] if len(odds) > 1 else odds[..., None]
@@ -160,10 +183,11 @@ class Contrast(torch.autograd.Function):
         gradients = embeddings.new_zeros(peers, peers, batch, dim) if ctx.needs_input_grad[0] else None
         slopes = embeddings.new_zeros(peers, peers, batch)
         space = _Space(setting.negatives, embeddings[1:].transpose(0, 1))
+        positives = setting.positives if setting.shard is None else setting.shard.local(setting.positives)
         for b, bank in enumerate(banks):
             others = [a for a in range(peers) if a != b]
             anchors = torch.stack([embeddings[a] for a in others], 1)
-            rows = bank.index_select(0, setting.positives) if setting.positive == "bank" else embeddings[b]
+            rows = bank.index_select(0, positives) if setting.positive == "bank" else embeddings[b]
             fixed = torch.cat([setting.fixed[:b, b], setting.fixed[b + 1 :, b]]) if setting.fixed is not None else None
             pair = _Bank(anchors, bank, rows, setting, space, fixed)
             into = torch.zeros_like(anchors) if gradients is not None else None
@@ -173,6 +197,9 @@ class Contrast(torch.autograd.Function):
             _place(normalisers, b, pair.z.mean(0))
             if gradients is not None and into is not None:
                 _place(gradients, b, into.transpose(0, 1))
+        for each in (losses, slopes, gradients):
+            if each is not None:
+                setting.total(each)
         if setting.positive == "live-grad":
             ctx.slopes, ctx.embeddings = slopes, embeddings
         ctx.gradients, ctx.live = gradients, setting.positive == "live-grad"

@@ -18,8 +18,10 @@ from fewshot_mcl.objectives.candidates import Candidates, other_classes
 from fewshot_mcl.objectives.closed_form import Normaliser, Positive
 from fewshot_mcl.objectives.contrast_plan import ContrastPlan, choose_form
 from fewshot_mcl.objectives.multi_view import contrast_pairs, expected
+from fewshot_mcl.spread import Shard
 
 Negatives = Literal["other-class", "any", "all", "shared"]
+BLOCK = 1 << 20  # numbers of a bank that are drawn at a time
 
 
 class MultiViewContrast(nn.Module):
@@ -47,6 +49,11 @@ class MultiViewContrast(nn.Module):
         contrast_feature: "flat" contrasts the feature as it is, "gap" the average over positions of a flattened map (on
             Conv4, 64 numbers instead of 1600).
         bank_init: "uniform" rows of expected norm 1, as published, or "unit" rows of norm 1.
+        banks: of several processes, whether each holds all rows ("replicated") or its part of them ("sharded"), which
+            takes less memory and more exchange; values are the same.
+
+    Attributes:
+        spread: buffers of which this process holds a part.
 
     Raises:
         UserError: if there are fewer negatives than K and they are to be drawn without replacement, or none at all, or
@@ -75,6 +82,7 @@ class MultiViewContrast(nn.Module):
         bank_momentum: float = 0.5,
         bank_init: Literal["uniform", "unit"] = "uniform",
         contrast_feature: Literal["flat", "gap"] = "flat",
+        banks: Literal["replicated", "sharded"] = "replicated",
     ) -> None:
         super().__init__()
         assert setting.labels is not None, "the contrast needs the labels of the training images"
@@ -101,13 +109,13 @@ class MultiViewContrast(nn.Module):
         self.channels = setting.feature_channels if contrast_feature == "gap" else None
         width = self.channels or setting.feature_dim
         self.heads = nn.ModuleList(nn.Linear(width, embedding_dim) for _ in range(peers))
-        bound = math.sqrt(3 / embedding_dim)
-        banks = torch.empty(peers, rows, embedding_dim).uniform_(
-            -bound, bound, generator=draws.generator(setting.seed, "banks")
-        )
+        self.shard = Shard.mine(rows) if banks == "sharded" else None
+        self.spread = {} if self.shard is None else {"banks": self.shard}
+        part = slice(0, rows) if self.shard is None else self.shard.part
+        initial = draw_banks(peers, rows, embedding_dim, part, draws.generator(setting.seed, "banks"))
         if bank_init == "unit":
-            banks /= banks.norm(dim=-1, keepdim=True).clamp_(min=1e-12)  # in place: banks may be most of the memory
-        self.register_buffer("banks", banks)
+            initial /= initial.norm(dim=-1, keepdim=True).clamp_(min=1e-12)  # in place: banks may be most of the memory
+        self.register_buffer("banks", initial)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("normalisers", torch.zeros(peers, peers))
         self._index_classes(setting.labels)
@@ -136,8 +144,10 @@ class MultiViewContrast(nn.Module):
 
     def plan(self, batch: int) -> ContrastPlan:
         """How the forward pass of a batch of that size is computed."""
-        given = self.num_negatives if self.negatives in ("other-class", "any") else None
-        return choose_form(self.banks, batch, given, self.shared_rows)
+        share = 1.0 if self.shard is None else len(self.shard) / self.shard.count  # of what each process does
+        given = math.ceil(self.num_negatives * share) if self.negatives in ("other-class", "any") else None
+        shared = self.shared_rows and math.ceil(self.shared_rows * share)
+        return choose_form(self.banks, batch, given, shared)
 
     def embed(self, features: Tensor) -> Tensor:
         """Features (M, B, D') -> unit embeddings (M, B, D)."""
@@ -158,7 +168,7 @@ class MultiViewContrast(nn.Module):
         fixed = self.normalisers if self.normaliser == "fixed" and int(self.step) > 0 else None
         pairs, normalisers = contrast_pairs(
             embeddings, self.banks, indices, candidates, self.temperature, self.eps, positive=self.positive,
-            normaliser=self.normaliser, fixed=fixed,
+            normaliser=self.normaliser, fixed=fixed, shard=self.shard,
         )  # fmt: skip
         if self.training:
             self._advance(embeddings.detach(), indices, normalisers)
@@ -172,6 +182,9 @@ class MultiViewContrast(nn.Module):
         # Of an image that occurs twice the last occurrence counts; an indexed write would leave that to chance.
         ordered, position = torch.sort(indices, stable=True)
         last = position[torch.searchsorted(ordered, indices, right=True) - 1]
+        if self.shard is not None:
+            held = self.shard.holds(indices)
+            indices, last = self.shard.local(indices[held]), last[held]
         moved = torch.lerp(embeddings[:, last].to(self.banks.dtype), self.banks[:, indices], self.momentum)
         self.banks[:, indices] = nnf.normalize(moved, dim=-1, eps=1e-12)
 
@@ -179,11 +192,17 @@ class MultiViewContrast(nn.Module):
         own, count, dtype = self.labels[indices], self.num_negatives, self.banks.dtype
         if self.negatives == "all":
             usable = len(self.labels) - torch.from_numpy(self._sizes)[own.cpu()].to(own.device)
-            return expected(self.banks, other_classes(own, self.labels, dtype), usable, count)
+            labels = self.labels if self.shard is None else self.labels[self.shard.part]
+            return expected(self.banks, other_classes(own, labels, dtype), usable, count)
         if self.negatives == "shared":
             rows = self.draw_shared()
             allowed = other_classes(own, self.labels[rows], dtype)
-            return expected(self.banks, allowed, allowed(slice(None)).sum(1), count, rows)
+            usable = allowed(slice(None)).sum(1)
+            if self.shard is None:
+                return expected(self.banks, allowed, usable, count, rows)
+            (rows,), (here,) = self.shard.own(rows[None], dtype)
+            others = other_classes(own, self.labels[self.shard.part][rows], dtype)
+            return expected(self.banks, lambda piece: others(piece) * here[piece], usable, count, rows)
         return self.draw(indices)
 
     def _generator(self) -> np.random.Generator:
@@ -205,6 +224,18 @@ class MultiViewContrast(nn.Module):
         assert self.shared_rows is not None
         rows = draw_ranks(np.array([len(self.labels)]), self.shared_rows, False, self._generator())[0]
         return torch.from_numpy(rows).to(self.order.device)
+
+
+def draw_banks(peers: int, rows: int, dim: int, part: slice, generator: torch.Generator) -> Tensor:
+    """Rows `part` of (peers, rows, dim) uniform numbers of variance 1 / dim; the others are drawn too, but not kept."""
+    bound, step = math.sqrt(3 / dim), max(1, BLOCK // dim)
+    banks = torch.empty(peers, part.stop - part.start, dim)
+    for bank in banks:
+        for start in range(0, rows, step):
+            block = torch.empty(min(step, rows - start), dim).uniform_(-bound, bound, generator=generator)
+            first, last = (min(max(end, start), start + len(block)) for end in (part.start, part.stop))
+            bank[first - part.start : last - part.start] = block[first - start : last - start]
+    return banks
 
 
 def draw_ranks(

@@ -8,23 +8,25 @@ from torch import Tensor
 from fewshot_mcl.objectives.candidates import Candidates, Dense, Gathered, OfRows, counted, permitted
 from fewshot_mcl.objectives.closed_form import Contrast, Normaliser, Positive, Setting
 from fewshot_mcl.objectives.contrast_plan import choose_form
+from fewshot_mcl.spread import Shard
 
 
-def given_rows(banks: Tensor, ids: Tensor) -> Candidates:
-    """Each image's own K rows of every bank, `ids` (B, K)."""
+def given_rows(banks: Tensor, ids: Tensor, shard: Shard | None = None) -> Candidates:
+    """Each image's own K rows of every bank, `ids` (B, K); those of `shard` where banks are spread over processes."""
     batch, count = ids.shape
-    plan = choose_form(banks, batch, given=count)
+    ids, weights = (ids, None) if shard is None else shard.own(ids, banks.dtype)
+    plan = choose_form(banks, batch, given=ids.shape[1])
     if plan.form == "gather":
-        return Gathered(plan, ids)
+        return Gathered(plan, ids, weights, count)
     rows = banks.shape[1]
-    return Dense(plan, counted(ids, rows, banks.dtype), count, rows)
+    return Dense(plan, counted(ids, rows, banks.dtype, weights), count, rows)
 
 
 def expected(banks: Tensor, allowed: OfRows, usable: Tensor, count: int, chosen: Tensor | None = None) -> Candidates:
     """The expectation over draws of `count` rows from the whole of every bank, or from the rows `chosen` (R,).
 
     Args:
-        banks: (M, N, D).
+        banks: (M, N, D), or the part of it that is here.
         allowed: which rows are negatives of each image.
         usable: (B,) how many these are in all.
         count: K.
@@ -49,6 +51,7 @@ def contrast_pairs(
     fixed: Tensor | None = None,
     allowed: Tensor | None = None,
     count: int | None = None,
+    shard: Shard | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Every ordered pair's loss, and its normaliser.
 
@@ -66,6 +69,8 @@ def contrast_pairs(
             sum over the whole bank, one for each anchor, as in the paper's text.
         fixed: (M, M) normalisers to use instead.
         allowed: (B, N) bool, which rows are negatives of each image; with `count`, the K of the expectation.
+        shard: which rows `banks` holds, where the rest is in other processes, all of which call this with the same
+            embeddings; `negatives` are given as ids, or are already those that are here.
 
     Returns:
         losses (M, M), [a, b] = L(f_a -> f_b), zero on the diagonal; normalisers (M, M), the mean over anchors where
@@ -76,13 +81,14 @@ def contrast_pairs(
         embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
         banks = banks.to(embeddings.dtype)
         if isinstance(negatives, Tensor):
-            negatives = given_rows(banks, negatives)
+            negatives = given_rows(banks, negatives, shard)
         elif negatives is None:
             assert allowed is not None
             assert count is not None
             own = allowed  # which a function may rely on
             negatives = expected(banks, lambda piece: own[:, piece], own.sum(1), count)
-        setting = Setting(negatives, positives, temperature, eps, positive, normaliser, fixed)
+        rows = banks.shape[1] if shard is None else shard.count
+        setting = Setting(negatives, positives, temperature, eps, positive, normaliser, fixed, rows, shard)
         return Contrast.apply(embeddings, banks, setting)
 
 

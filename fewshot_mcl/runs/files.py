@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,7 +31,12 @@ def writing(path: Path) -> Iterator[None]:
         raise WriteError(f"cannot write {path}: {error.strerror}", "What was saved before is intact.") from error
 
 
-def write(path: Path, *parts: bytes | memoryview) -> str:
+def write(path: Path, content: bytes) -> str:
+    """`write_all` of one part."""
+    return write_all(path, [content])
+
+
+def write_all(path: Path, parts: Iterable[bytes | memoryview]) -> str:
     """Write through a temporary file, so that no reader ever sees half of it; the SHA-256 of what was written.
 
     Raises:

@@ -40,7 +40,7 @@ from fewshot_mcl.data.sources import ImageOptions
 from fewshot_mcl.errors import DamagedError, UserError
 from fewshot_mcl.resources import existing_run, program
 from fewshot_mcl.runs import files
-from fewshot_mcl.runs.tensors import StoredTensors, Tensors, read_tensors, write_tensors
+from fewshot_mcl.runs.tensors import StoredTensors, Tensors, Written, read_tensors, send_tensors, write_tensors
 
 STATE = {"last": ("best", "seconds")}  # what a checkpoint says beside its step; all but the last say how good they are
 CONFIG = "config sha256"  # of config.toml, in data.json; runs of older versions have none
@@ -133,6 +133,8 @@ class Run:
     ) -> Config:
         """The run's configuration, if what is given (as for `resolve`) agrees with it.
 
+        How work is split over processes may differ: a run is taken up by as many as there are, and `parallel` with it.
+
         Raises:
             UserError: naming the first setting that does not.
         """
@@ -142,13 +144,14 @@ class Run:
                 f"{self.path} is a run of 'fewshot-mcl {COMMANDS[saved.task]}': continue it with that command."
             )
         old = saved.flat()
-        for name, value in resolve(config, options, settings, base=saved, task=saved.task).flat().items():
-            if value != old[name]:
+        asked = resolve(config, options, settings, base=saved, task=saved.task)
+        for name, value in asked.flat().items():
+            if value != old[name] and name != "parallel":
                 raise UserError(
                     f"{name} = {value}, but the run {self.path} has {name} = {old[name]}, and a resumed run keeps its settings. "
                     f"Leave it out, or start a new run: --config {self.path / 'config.toml'} with another --out."
                 )
-        return saved
+        return saved.model_copy(update={"parallel": asked.parallel})
 
     def note_command(self) -> None:
         """Append the command line of this process to command.txt."""
@@ -216,7 +219,7 @@ class Run:
         """SHA-256 of what belongs to every checkpoint."""
         return {name: hashlib.sha256(files.read(self.path / name)).hexdigest() for name in FIXED}
 
-    def save_checkpoint(self, name: str, tensors: Tensors, state: dict[str, Any]) -> None:
+    def save_checkpoint(self, name: str, tensors: Written, state: dict[str, Any]) -> None:
         """Make (`tensors`, `state`) the checkpoint `name`; the one before it stays valid, and is kept."""
         folder = self.path / "checkpoints"
         file = f"{name}-{state[self.config.unit]:08d}.safetensors"
@@ -423,8 +426,9 @@ def _owner(state: dict[str, Any]) -> dict[str, str]:
 class FollowedRun(Run):
     """The run directory as a process sees it that does not write to it: process 0 does."""
 
-    def save_checkpoint(self, name: str, tensors: Tensors, state: dict[str, Any]) -> None:
-        """Left to process 0."""
+    def save_checkpoint(self, name: str, tensors: Written, state: dict[str, Any]) -> None:
+        """Left to process 0, which is sent what it lacks."""
+        send_tensors(tensors)
 
     def save_model(self, tensors: Tensors, card: dict[str, Any]) -> None:
         """Left to process 0."""

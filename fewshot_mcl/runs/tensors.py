@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from fewshot_mcl.errors import DamagedError
 from fewshot_mcl.runs import files
+from fewshot_mcl.spread import Remote
 
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -22,6 +24,7 @@ _DTYPES = {
 LARGE = 1 << 26  # bytes: tensors beyond this are never held twice
 MOST_HEADER = 1 << 24  # bytes: of a hundred thousand tensors
 Tensors = dict[str, Tensor]
+Written = Mapping[str, Tensor | Remote]
 
 
 class StoredTensors(dict[str, Tensor]):
@@ -33,14 +36,24 @@ class StoredTensors(dict[str, Tensor]):
         super().__init__({key: value.clone() if value.nbytes < LARGE else value for key, value in mapped.items()})
         self.path = path
 
-    def copy_into(self, target: Tensor, name: str) -> None:
-        """Copy a tensor into one of its shape. Of a large one a part at a time is mapped: all of it would count as memory."""
+    def copy_into(self, target: Tensor, name: str, rows: slice | None = None) -> None:
+        """Copy a tensor, or its `rows` in dimension 1, into one of that shape.
+
+        Of a large one a part at a time is mapped: all of it would count as memory.
+        """
         if self[name].nbytes < LARGE:
-            target.copy_(self[name])
+            target.copy_(self[name] if rows is None else self[name][:, rows])
             return
         for block in _blocks(target.shape, LARGE // 4 // target.itemsize):
             with safe_open(self.path, "pt") as file:
-                target[block].copy_(file.get_slice(name)[block])
+                target[block].copy_(file.get_slice(name)[block if rows is None else _moved(block, rows)])
+
+
+def _moved(block: tuple[slice, ...], rows: slice) -> tuple[slice, ...]:
+    """A block of the rows `rows` of dimension 1, in the whole."""
+    count = rows.stop - rows.start
+    second = block[1] if len(block) > 1 else slice(0, count)
+    return block[0], slice(rows.start + second.start, rows.start + min(second.stop, count)), *block[2:]
 
 
 def _blocks(shape: Sequence[int], numbers: int) -> Iterator[tuple[slice, ...]]:
@@ -76,15 +89,37 @@ def read_tensors(path: Path, sha256: str, manifest: str, advice: str) -> StoredT
         raise DamagedError(f"{path} is not a valid safetensors file ({error})", advice) from error
 
 
-def write_tensors(path: Path, tensors: Tensors) -> str:
-    """Write a safetensors file, straight from the tensors' memory (the library makes copies), and give its SHA-256."""
-    ready = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+def write_tensors(path: Path, tensors: Written) -> str:
+    """Write a safetensors file, straight from the tensors' memory (the library makes copies), and give its SHA-256.
+
+    Where some are spread over processes, the others must call `send_tensors`.
+    """
     header, end = {}, 0
-    for key in sorted(ready, key=lambda key: -ready[key].itemsize):  # so that all of them are aligned
-        value, start = ready[key], end
-        end += value.nbytes
+    for key, value in _in_order(tensors):
+        start, end = end, end + math.prod(value.shape) * value.dtype.itemsize
         header[key] = {"dtype": _DTYPES[value.dtype], "shape": list(value.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    parts = [ready[key].view(-1).view(torch.uint8).numpy().data for key in header]
-    return files.write(path, len(text).to_bytes(8, "little"), text, *parts)
+    content = (_bytes(part) for _, value in _in_order(tensors) for part in _parts(value))
+    return files.write_all(path, itertools.chain([len(text).to_bytes(8, "little"), text], content))
+
+
+def send_tensors(tensors: Written) -> None:
+    """Give process 0, which writes these tensors, the parts of them that are here."""
+    for _, value in _in_order(tensors):
+        if not isinstance(value, Tensor):
+            for _ in value.blocks():
+                pass
+
+
+def _in_order(tensors: Written) -> list[tuple[str, Tensor | Remote]]:
+    """In that of the file: large numbers first, so that all of them are aligned."""
+    return sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
+
+
+def _parts(value: Tensor | Remote) -> Iterable[Tensor]:
+    return [value] if isinstance(value, Tensor) else value.blocks()
+
+
+def _bytes(value: Tensor) -> memoryview:
+    return value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
