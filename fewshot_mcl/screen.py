@@ -131,6 +131,7 @@ def packing_progress(screen: Screen) -> Iterator[Callable[[int, int], None]]:
 def training_lines(outcome: Outcome, screen: Screen) -> Iterator[str]:
     """How training ended, and what to do next."""
     from fewshot_mcl.config import FewShotConfig
+    from fewshot_mcl.evaluation.session import preset
     from fewshot_mcl.training.display import network_label, percent
 
     config, run = outcome.run.config, outcome.run.path
@@ -149,7 +150,9 @@ def training_lines(outcome: Outcome, screen: Screen) -> Iterator[str]:
             yield f"Run: {run}"
             return
         yield "Next, on the test split (classes that training has not seen and did not choose by):"
-        yield f"  {program()} evaluate {shlex.quote(str(run))}"
+        # Where validation classes are too small for the usual number of queries, test classes may be, too.
+        fewer = f" --query {config.val_query}" if config.val_query < preset("paper-text")[1] else ""
+        yield f"  {program()} evaluate {shlex.quote(str(run))}{fewer}"
     else:
         yield f"Trained in {minutes} min {seconds} s. Run: {run}"
 

@@ -73,11 +73,14 @@ def compare(
         measured = Protocol(shots=tuple(dict.fromkeys(shot or (1, 5))), split=split or "test", **values)
         return Request(measured, checkpoint or "best", data, root, device)
 
+    if out:
+        from fewshot_mcl.comparison import page
+        from fewshot_mcl.pages import refuse_other
+
+        refuse_other(out)
     with screen.progress():
         found = session.compare(runs, request, other_training_data, screen.say)
     screen.answer(lambda: words.as_json(found), lambda: print_lines(*fitted(words.lines(found))))
     if out:
-        from fewshot_mcl.comparison import page
-
         page.write(found, out, [printable(shlex.join(["fewshot-mcl", *sys.argv[1:]]))])
         screen.say(f"written {out}")

@@ -75,10 +75,12 @@ def inspect(
     screen = Screen(as_json, quiet)
     from fewshot_mcl.data import inspect as inspecting
     from fewshot_mcl.data import inspect_words
-    from fewshot_mcl.pages import inspection
+    from fewshot_mcl.pages import inspection, refuse_other
     from fewshot_mcl.suggestion import suggest
 
     options = _image_options(image_size, color, resize, on_bad_image)
+    if out:
+        refuse_other(out)
     with screen.progress():
         found = inspecting.inspect(data, root, options, _task(task), partial(tell, "looking at images"))
     given = {"image_size": image_size, "color": color, "resize": resize, "on_bad_image": on_bad_image}

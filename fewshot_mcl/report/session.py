@@ -16,7 +16,7 @@ from fewshot_mcl.config import COMMANDS, FewShotConfig
 from fewshot_mcl.errors import DamagedError, UserError
 from fewshot_mcl.evaluation.session import Protocol, drawn
 from fewshot_mcl.evaluation.statistics import Result
-from fewshot_mcl.pages import write_page
+from fewshot_mcl.pages import refuse_other, write_page
 from fewshot_mcl.pages.charts import new_figure
 from fewshot_mcl.progress import tracked
 from fewshot_mcl.report import classification, headline
@@ -65,7 +65,8 @@ def report_episodes(
         UserError: as for `material.gather` and `pages.write_page`; if matplotlib is missing; if `saved` is of other
             images, episodes or another checkpoint.
     """
-    new_figure()  # what is missing is said before the work, not after
+    new_figure()  # what is missing or in the way is said before the work, not after
+    refuse_other(out)
     material = gather(run, protocol, checkpoint=place.checkpoint, data=place.data, root=place.root, device=place.device)
     if saved is not None:
         material = replace(material, notes=(*material.notes, compare(material, saved)))
@@ -83,6 +84,7 @@ def report_images(run: Run, number: int | None, place: Place, out: Path, command
         UserError: as for `classification.gather` and `pages.write_page`; if matplotlib is missing.
     """
     new_figure()
+    refuse_other(out)
     material = classification.gather(run, number, data=place.data, root=place.root, device=place.device)
     return _write(run, [Part(*each) for each in classification.parts(material)], out, command)
 

@@ -138,6 +138,7 @@ def test_nothing_else_is_replaced(run: Path) -> None:
     bad(ask("report", run, *PROTOCOL), "no page of fewshot-mcl", "--out")
     assert (run / "report.html").read_text() == "mine"
     bad(ask("report", run, "--split", "tset"), "tset", "test")
+    (run / "report.html").unlink()
     bad(ask("report", run), "there are 3", "--way 3")
 
 
