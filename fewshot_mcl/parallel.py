@@ -205,7 +205,8 @@ def handed_over(values: Tensor, given: list[int], taken: list[int]) -> Tensor:
         return values
     values = values.to("cuda" if dist.get_backend() == "nccl" else "cpu").contiguous()
     result = values.new_empty(sum(taken), *values.shape[1:])
-    dist.all_to_all_single(result, values, taken, given)
+    with waiting():
+        dist.all_to_all_single(result, values, taken, given)
     return result
 
 
