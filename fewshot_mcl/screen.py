@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.errors import UserError
-from fewshot_mcl.progress import LateBar, listening
+from fewshot_mcl.progress import LateBar, LateLines, listening
 from fewshot_mcl.resources import program
 
 if TYPE_CHECKING:
@@ -81,14 +81,19 @@ class Screen:
 
     @contextmanager
     def progress(self) -> Iterator[None]:
-        """Show how far work has come that takes more than two seconds: on standard error, where that is a terminal."""
+        """Show on standard error how far work has come that takes more than two seconds.
+
+        A bar on a terminal, lines elsewhere; but none to a program that asks for JSON.
+        """
         from rich.console import Console
 
         console = Console(stderr=True)
-        if self.quiet or not console.is_terminal or console.is_dumb_terminal:
+        live = console.is_terminal and not console.is_dumb_terminal
+        if self.quiet or (self.as_json and not live) or os.environ.get("RANK", "0") != "0":
             yield
             return
-        with LateBar(console) as bar, listening(bar.hear):
+        late = LateBar(console) if live else LateLines(lambda text: print(printable(text), file=sys.stderr))
+        with late, listening(late.hear):
             yield
 
 

@@ -26,7 +26,6 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -37,29 +36,20 @@ import torch
 from fewshot_mcl import __version__, parallel
 from fewshot_mcl.config import COMMANDS, Config, FewShotConfig, resolve
 from fewshot_mcl.data.sources import ImageOptions
-from fewshot_mcl.errors import DamagedError, UserError
-from fewshot_mcl.resources import existing_run, program
+from fewshot_mcl.errors import UserError
+from fewshot_mcl.resources import existing_run
 from fewshot_mcl.runs import files
+from fewshot_mcl.runs.checkpoints import Checkpoints
+from fewshot_mcl.runs.directory import CONFIG
 from fewshot_mcl.runs.tensors import StoredTensors, Tensors, Written, read_tensors, send_tensors, write_tensors
 
-STATE = {"last": ("best", "seconds")}  # what a checkpoint says beside its step; all but the last say how good they are
-CONFIG = "config sha256"  # of config.toml, in data.json; runs of older versions have none
-FIXED = ("config.toml", "data.json")  # files that belong to every checkpoint of a run
 
-
-class Run:
-    """One run directory. `create` makes it, `open` finds it; nothing in it is overwritten but by the run itself.
-
-    Attributes:
-        path: of the directory.
-        notes: what was found damaged, and what was used instead.
-    """
+class Run(Checkpoints):
+    """One run directory. `create` makes it, `open` finds it; nothing in it is overwritten but by the run itself."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.notes: list[str] = []
+        super().__init__(path)
         self._columns: list[str] = []
-        self._damaged: set[str] = set()  # checkpoints for which the one before had to be used
 
     @classmethod
     def create(cls, path: Path | None, config: Config, data: dict[str, Any]) -> Run:
@@ -104,26 +94,6 @@ class Run:
         """
         return (FollowedRun if parallel.rank() else cls)(existing_run(path))
 
-    @cached_property
-    def config(self) -> Config:
-        """The run's configuration.
-
-        Raises:
-            UserError: if it is not as the run wrote it, or of a newer version.
-        """
-        path = self.path / "config.toml"
-        known = self.read_json("data.json").get(CONFIG)
-        if known and hashlib.sha256(files.read(path)).hexdigest() != known:
-            raise DamagedError(
-                f"{path} was changed, or data.json beside it: they do not belong together",
-                "Put the files back as they were.",
-            )
-        try:
-            return resolve(str(path))
-        except UserError as error:
-            wrong = str(error) if str(path) in str(error) else f"{path}: {error}"
-            raise DamagedError(wrong.rstrip("."), "Put the file back as the run wrote it.") from error
-
     def agreed(
         self,
         config: str | None,
@@ -158,14 +128,6 @@ class Run:
         with files.append(self.path / "command.txt") as file:
             file.write(shlex.join(["fewshot-mcl", *sys.argv[1:]]) + "\n")
 
-    def data(self, split: str) -> dict[str, Any]:
-        """What data.json says of a split.
-
-        Raises:
-            UserError: if it is missing or damaged.
-        """
-        return self.read_json("data.json", split)[split]
-
     @property
     def image_options(self) -> ImageOptions:
         """How other images become what the training images became."""
@@ -178,18 +140,6 @@ class Run:
         if data is not None:
             return data, root
         return self.config.data, root or (Path(self.config.root) if self.config.root else None)
-
-    def read_json(self, name: str, *keys: str) -> dict[str, Any]:
-        """A JSON file of the run, which must have `keys`.
-
-        Raises:
-            UserError: if it is missing or damaged.
-        """
-        return files.read_json(self.path / name, *keys)
-
-    def write_json(self, name: str, content: dict[str, Any]) -> None:
-        """Write a JSON file of the run, atomically."""
-        files.write_json(self.path / name, content)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -213,135 +163,6 @@ class Run:
             yield
         finally:
             lock.release()
-
-    @cached_property
-    def _identity(self) -> dict[str, str]:
-        """SHA-256 of what belongs to every checkpoint."""
-        return {name: hashlib.sha256(files.read(self.path / name)).hexdigest() for name in FIXED}
-
-    def save_checkpoint(self, name: str, tensors: Written, state: dict[str, Any]) -> None:
-        """Make (`tensors`, `state`) the checkpoint `name`; the one before it stays valid, and is kept."""
-        folder = self.path / "checkpoints"
-        file = f"{name}-{state[self.config.unit]:08d}.safetensors"
-        manifest = {"checkpoint": name, "file": file, "sha256": write_tensors(folder / file, tensors), **state}
-        if name == "last":
-            manifest["metrics"] = self._metrics_now()
-        kept = (file, self._keep_previous(name, file))
-        self.write_json(f"checkpoints/{name}.json", {**manifest, "belongs_to": self._identity})
-        self._damaged.discard(name)
-        for old in folder.glob(f"{name}-*.safetensors"):
-            if old.name not in kept:
-                old.unlink()
-
-    def _keep_previous(self, name: str, file: str) -> str | None:
-        """Have the checkpoint before the one in `file` as NAME.previous.json; the name of its own file.
-
-        What is damaged, or is of the same step again, takes the place of no good one.
-        """
-        current, before = (self.path / "checkpoints" / f"{name}{which}.json" for which in ("", ".previous"))
-        with contextlib.suppress(DamagedError):
-            named = str(files.read_json(current, "file")["file"])
-            if named != file and name not in self._damaged:
-                files.write(before, files.read(current))
-                return named
-        with contextlib.suppress(DamagedError):
-            return str(files.read_json(before, "file")["file"])
-        return None
-
-    def has_begun(self) -> bool:
-        """Whether there is a checkpoint to go on from, damaged or not; the best one is saved before the first of these."""
-        return any(self.path.glob("checkpoints/last*.json"))
-
-    def has_checkpoint(self, name: str) -> bool:
-        """Whether there is one of that name."""
-        return (self.path / "checkpoints" / f"{name}.json").exists()
-
-    def load_checkpoint(self, name: str, with_metrics: bool = False) -> tuple[StoredTensors, dict[str, Any]]:
-        """Tensors and state of the checkpoint `name` ("last", "best", "after-N"); `state[config.unit]` are the steps done.
-
-        Where it is damaged, the one before it is loaded, and `notes` says so.
-
-        Args:
-            name: of the checkpoint.
-            with_metrics: whether the metrics up to it must be as they were, too.
-
-        Raises:
-            UserError: if there is none, or none that is not damaged.
-        """
-        folder = self.path / "checkpoints"
-        if not any((folder / f"{name}{which}.json").exists() for which in ("", ".previous")):
-            raise UserError(
-                f"{self.path} has no checkpoint '{name}' (checkpoints/{name}.json): it was stopped before its first one. Train "
-                f"it: {program()} {COMMANDS[self.config.task]} --out {shlex.quote(str(self.path))} --resume"
-            )
-        try:
-            tensors, state = self._load(name, f"{name}.json", with_metrics)
-            self._require_newer(name, state)
-            return tensors, state
-        except DamagedError as error:
-            if not (folder / f"{name}.previous.json").exists():
-                raise
-            tensors, state = self._load(name, f"{name}.previous.json", with_metrics)
-            step = f"{self.config.unit} {state[self.config.unit]}"
-            self.notes.append(f"{error.what}: the checkpoint before it is used, of {step}")
-            self._damaged.add(name)
-            return tensors, state
-
-    def _require_newer(self, name: str, state: dict[str, Any]) -> None:
-        """Refuse a checkpoint that is older than the one before it: their files were exchanged."""
-        unit, before = self.config.unit, self.path / "checkpoints" / f"{name}.previous.json"
-        if not before.exists():
-            return
-        try:
-            older = files.read_json(before, unit)[unit]
-        except DamagedError as error:
-            self.notes.append(f"{error.what}: it is not needed, the checkpoint after it is sound")
-            return
-        if older > state[unit]:
-            path = before.with_name(f"{name}.json")
-            raise UserError(f"{path} is older than {before.name}: the two were exchanged. Put them back as they were.")
-
-    def _load(self, name: str, manifest: str, with_metrics: bool) -> tuple[StoredTensors, dict[str, Any]]:
-        keys = ("file", "sha256", self.config.unit, *STATE.get(name, ("val",)))
-        path, advice = self.path / "checkpoints" / manifest, self._instead(name)
-        state = files.read_json(path, *keys)
-        if state.get("checkpoint", name) != name:
-            raise DamagedError(f"{path} is of the checkpoint '{state['checkpoint']}'", advice)
-        for file, sha256 in _owner(state).items():
-            if self._identity.get(file) != sha256:
-                raise UserError(
-                    f"{path} belongs to another {file} than {self.path / file}, which was changed or comes from another run: put "
-                    "the file back as it was."
-                )
-        if with_metrics and "metrics" in state:
-            self._require_metrics(state["metrics"], advice)
-        named = Path(str(state["file"])).name
-        if named in ("", ".."):
-            raise DamagedError(f"{path} is damaged: it names no file", advice)
-        return read_tensors(path.with_name(named), state["sha256"], manifest, advice), state
-
-    def _metrics_now(self) -> dict[str, Any]:
-        """Size and SHA-256 of the metrics so far, which are on the disk before a checkpoint speaks of them."""
-        path = self.path / "metrics.csv"
-        if not path.exists():
-            return {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
-        with files.writing(path), path.open("rb+") as file:
-            os.fsync(file.fileno())
-            content = file.read()
-        return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-    def _require_metrics(self, kept: dict[str, Any], advice: str) -> None:
-        path = self.path / "metrics.csv"
-        content = path.read_bytes()[: kept["bytes"]] if path.exists() else b""
-        if hashlib.sha256(content).hexdigest() != kept["sha256"]:
-            raise DamagedError(f"{path} is damaged or cut short: its SHA-256 is not that of the checkpoint", advice)
-
-    def _instead(self, name: str) -> str:
-        """What is left to a user whose checkpoint `name` is lost."""
-        other = "best" if name == "last" else "last"
-        usable = (self.path / "checkpoints" / f"{other}.json").exists()
-        advice = f", evaluate the other one (--checkpoint {other})" if usable else ""
-        return f"Put the file back from a copy{advice}, or start a new run."
 
     def save_model(self, tensors: Tensors, card: dict[str, Any]) -> None:
         """Write the deployed network by itself."""
@@ -384,23 +205,6 @@ class Run:
             self.write_json(f"evaluations/{path.name}", content | ({"attachments": sums} if sums else {}))
         return path
 
-    def keep_metrics_until(self, state: dict[str, Any]) -> None:
-        """Drop what was written after a checkpoint of that state: a resumed run writes it again."""
-        path = self.path / "metrics.csv"
-        if not path.exists():
-            return
-        content = path.read_bytes()
-        if "metrics" in state:
-            good = content[: state["metrics"]["bytes"]]
-        else:  # of a run of schema 1, which does not say how long they were
-            header, *rows = content.splitlines(keepends=True) or [b""]
-            step = state[self.config.unit]
-            good = b"".join([header, *(r for r in rows if r.endswith(b"\n") and int(r.partition(b",")[0]) <= step)])
-        if not good:
-            path.unlink()  # the first row makes it, with its header
-        elif good != content:
-            files.write(path, good)
-
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a row to metrics.csv. The first row fixes the columns."""
         path = self.path / "metrics.csv"
@@ -415,12 +219,6 @@ class Run:
             if new:
                 writer.writeheader()
             writer.writerow(row)
-
-
-def _owner(state: dict[str, Any]) -> dict[str, str]:
-    """SHA-256 of the files that a checkpoint belongs to; none are known of runs of schema 1."""
-    owner = state.get("belongs_to")
-    return owner if isinstance(owner, dict) else {}
 
 
 class FollowedRun(Run):

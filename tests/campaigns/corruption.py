@@ -277,7 +277,7 @@ def prepared(work: Path) -> tuple[Bench, dict[str, Path]]:
     return bench, {name: work / name for name in ("finished", "stopped", "other")}
 
 
-def page(bench: Bench, seconds: float, seed: int) -> str:
+def page(bench: Bench, seconds: float, seed: int, share: float) -> str:
     """The table."""
     verdicts = ["refused by name", "the checkpoint before, said by name", "the same result", "violation"]
     rows = [
@@ -289,7 +289,7 @@ def page(bench: Bench, seconds: float, seed: int) -> str:
     bad = [f"* {count} times: `{each!a}`" for each, count in kinds.most_common(40)]
     return "\n".join([
         "# Damage to the files of a run", "",
-        f"fewshot-mcl {fewshot_mcl.__version__}, torch {torch.__version__}, seed {seed}, {sum(sums):,} cases in {seconds:.0f} s.", "",
+        f"fewshot-mcl {fewshot_mcl.__version__}, torch {torch.__version__}, seed {seed}, share {share}, {sum(sums):,} cases in {seconds:.0f} s.", "",
         f"| run | damage | {' | '.join(verdicts)} |", "|---|---|--:|--:|--:|--:|", *rows,
         f"| all | | {' | '.join(f'{n:,}' for n in sums)} |", "", *(["Violations:", "", *bad] if bad else ["No violation."]), "",
     ])  # fmt: skip
@@ -310,7 +310,7 @@ def main() -> int:
         bench, runs = prepared(Path(temporary))
         for state in ("finished", "stopped"):
             campaign(bench, state, runs[state], runs["other"], options.share, random.Random(options.seed))
-    text = page(bench, time.monotonic() - begun, options.seed)
+    text = page(bench, time.monotonic() - begun, options.seed, options.share)
     print(text)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -88,17 +88,20 @@ class Campaign:
         return stopped
 
     def go_on(self, fault: str, out: Path) -> None:
-        """With the fault mended: a run with a checkpoint goes on, one without is refused."""
-        resume = ["train", "--out", str(out), "--resume"]
-        answer = self.forge.run(*resume)
-        if (out / "checkpoints/last.json").exists():
-            self.figures[fault, "resumed to the same bytes"] += 1
+        """With the fault mended: a run goes on, or begins again; a directory that was not made to the end is none."""
+        saved, made = (out / "checkpoints/last.json").exists(), (out / "config.toml").exists()
+        answer = self.forge.run("train", "--out", str(out), "--resume")
+        if made:
+            outcome = "resumed to the same bytes" if saved else "had no checkpoint yet, began again to the same bytes"
+            self.figures[fault, outcome] += 1
             if answer.code or kept(out) != self.whole:
-                self.violations.append(f"{fault}: resumed to other bytes, {answer.err!r}")
+                self.violations.append(f"{fault}: other bytes, {answer.err!r}")
         else:
-            self.figures[fault, "had no checkpoint yet, refused"] += 1
-            if answer.code != 2 or len(answer.err.splitlines()) != 1:
-                self.violations.append(f"{fault}: no checkpoint, and {answer.err!r}")
+            self.figures[fault, "was no run yet, refused"] += 1
+            if answer.code != 2 or not any(
+                words in answer.err for words in ("is not a run directory", "does not exist")
+            ):
+                self.violations.append(f"{fault}: no run, and {answer.err!r}")
 
     def full_disks(self) -> None:
         """Another user of the disk takes all but some kilobytes in one of the first steps."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from command_line import PROTOCOL, Answer, bad, good
 
+from fewshot_mcl.runs import Run
 from fewshot_mcl.runs.files import read_json, write_json
 
 FILES = ["config.toml", "data.json", "checkpoints/best.json", "checkpoints/last.json", "best weights", "last weights"]
@@ -123,6 +124,52 @@ def test_damage_to_a_checkpoint_that_is_not_needed_is_said(how: str, cli, run: P
     DAMAGE[how](path)
     good(cli("evaluate", run, *PROTOCOL, "--checkpoint", "last"), path.name, "it is not needed")
     good(cli("train", "--out", run, "--resume"), path.name, "it is not needed")
+
+
+def of_another_run(run: Path) -> None:
+    path = run / "checkpoints/last.previous.json"
+    manifest = read_json(path)
+    write_json(path, manifest | {"belongs_to": manifest["belongs_to"] | {"data.json": "0" * 64}, "episode": 99})
+
+
+def exchanged_with_the_best(run: Path) -> None:
+    shutil.copy(run / "checkpoints/best.json", run / "checkpoints/last.previous.json")
+
+
+def without_its_tensors(run: Path) -> None:
+    (run / "checkpoints" / read_json(run / "checkpoints/last.previous.json")["file"]).unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (of_another_run, "belongs to another data.json"),
+        (exchanged_with_the_best, "is of the checkpoint 'best'"),
+        (without_its_tensors, "names a file that is missing, 'last-00000002.safetensors'"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_sound_file_in_the_wrong_place_is_said(spoil: Callable[[Path], None], words: str, cli, run: Path) -> None:
+    spoil(run)
+    good(cli("evaluate", run, *PROTOCOL, "--checkpoint", "last"), "last.previous.json", words, "it is not needed")
+    good(cli("train", "--out", run, "--resume"), "last.previous.json", words, "it is not needed")
+
+
+def test_what_is_of_another_checkpoint_takes_the_place_of_no_good_one(run: Path) -> None:
+    folder = run / "checkpoints"
+    before = read_json(folder / "last.previous.json")
+    shutil.copy(folder / "best.json", folder / "last.json")
+    Run.open(run).save_checkpoint("last", {}, {"episode": 4, "best": None, "seconds": 1.0})
+    assert read_json(folder / "last.json")["episode"] == 4
+    assert read_json(folder / "last.previous.json") == before
+    assert (folder / before["file"]).exists()
+
+
+def test_a_teacher_whose_data_are_of_another_run_is_refused(train, run: Path, tmp_path: Path) -> None:
+    """Its classes are the same: only the configuration beside it says that the file is not its own."""
+    write_json(run / "data.json", read_json(run / "data.json") | {"config sha256": "0" * 64})
+    taught = ("--method", "rkd-d", "--peers", 1, "--teacher", run, "--out", tmp_path / "taught")
+    bad(train(*taught), "data.json", "do not belong together")
 
 
 def test_the_small_run_is_as_the_tests_take_it(run: Path) -> None:
