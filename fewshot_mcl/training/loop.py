@@ -110,7 +110,7 @@ class Trainer:
         self.best: float | None = None
         self._sums: dict[str, float] = {}
         self._summed = 0
-        self._pace = Pace()
+        self._pace = Pace(len(parallel.peers_of(parallel.rank(), config.peers)) if parallel.split_peers() else 1)
 
     def train(self) -> None:
         """Run the remaining steps.
