@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from fewshot_mcl.commands import comparing, data, exporting, looking, prediction
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.errors import BAD_INPUT, INTERRUPTED, Interrupted, UserError
 from fewshot_mcl.options import Group, Grouped
+from fewshot_mcl.resources import several
 
 app = typer.Typer(
     cls=Group,
@@ -56,14 +58,29 @@ def main() -> None:
     """Run the command line. Exit codes: 0 done, 2 bad input, 130 interrupted, 143 asked to end."""
     # Read when torch is imported: large tensors lie in huge pages, whose first use costs a fifth (Linux, CPU).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    sys.exit(_run())
+    sys.exit(_run_together() if several() else _run())
+
+
+def _run_together() -> int:
+    """The same in each of the processes that torchrun has started. After an error this one leaves at once."""
+    try:
+        code = _run()
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    if code:  # an orderly end would wait for connections to processes that have ended, or break on them
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _run() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it: no terminal is too old for a ±
     try:
-        code = _call() if os.environ.get("WORLD_SIZE", "1") == "1" else _call_together()
+        code = _call_together() if several() else _call()
         sys.stdout.flush()
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "fewshot-mcl"
@@ -80,6 +97,8 @@ def _run() -> int:
     except OSError as error:
         return _say(f"error: {str(error.filename or 'the system')[:200]}: {error.strerror}.", BAD_INPUT)
     except (MemoryError, RuntimeError) as error:
+        if several() and (said := _of_others(error)):
+            return _say(said, BAD_INPUT)
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         return _say(
@@ -100,7 +119,7 @@ def _call() -> int:
 
 
 def _call_together() -> int:
-    """The same in each of the processes that torchrun has started, of which the first speaks for all."""
+    """The same for one of several processes, of which the first speaks for all."""
     from fewshot_mcl import parallel
 
     with (
@@ -111,10 +130,21 @@ def _call_together() -> int:
         return _call()
 
 
+def _of_others(error: Exception) -> str | None:
+    """What is to be said of an error of the connection to other processes."""
+    from fewshot_mcl import job
+
+    return f"error: {job.LOST}. Start the command again." if job.lost(error) else None
+
+
 def _say(text: str, code: int) -> int:
-    """Print one line, whatever names are in it, on standard error."""
-    if os.environ.get("RANK", "0") == "0":
-        print(printable(text), file=sys.stderr)
+    """Print one line, whatever names are in it, on standard error; once where several processes say it."""
+    if several():
+        from fewshot_mcl import job
+
+        if not job.first_to_say(text):
+            return code
+    print(printable(text), file=sys.stderr)
     return code
 
 

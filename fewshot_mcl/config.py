@@ -63,6 +63,8 @@ class Config(BaseModel):
     layout: Literal["channels-last", "contiguous"] = "channels-last"
     compile: bool = False
     batch_norm: Literal["synchronised", "per-process", "frozen"] = "synchronised"
+    parallel: Literal["data", "peers"] = "data"
+    images: Literal["whole", "sharded"] = "whole"
     lr: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     seed: int = Field(ge=0)

@@ -205,6 +205,14 @@ Settings = Annotated[
 DryRun = Annotated[
     bool, option(RUN, "Only say what the run would take: time, memory, disk. Nothing is written.", "--dry-run")
 ]
+WorldSize = Annotated[
+    int | None,
+    option(RUN, "With --dry-run: say what it would take with so many processes (torchrun), too.", "--world-size"),
+]
+Bandwidth = Annotated[
+    float | None,
+    option(RUN, "With --world-size: of each process's link, in GB/s.", "--bandwidth", default=10),
+]
 Deterministic = Annotated[
     bool,
     option(

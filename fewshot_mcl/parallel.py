@@ -4,11 +4,16 @@ Every process takes its part of a batch through the peers. What they give is gat
 objective of the whole batch: normalisers, ensembles and banks are those of one process, and so are all draws. Gradients go
 back the same way: each process gets those of its own part from all the others, and DistributedDataParallel takes the mean of
 what comes out at the parameters, which is the gradient of one process.
+
+Within `over("peers")` it is the peers that are split: every process takes the whole batch through its own, and what they give is
+gathered too. As each process knows the gradient of the whole objective, nothing has to be sent back; what is left to add up
+are the gradients of the stages that peers of several processes share (`training.peer_parallel`).
 """
 
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,10 +24,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fewshot_mcl import job
 from fewshot_mcl.errors import UserError
+from fewshot_mcl.resources import several
 
 TIMEOUT = timedelta(minutes=10)  # after which a process that hears nothing of another gives up
 T = TypeVar("T")
+_over = "data"
+_waited = 0.0
 
 
 def rank() -> int:
@@ -36,23 +45,69 @@ def world() -> int:
 
 
 @contextmanager
+def over(what: str) -> Iterator[None]:
+    """Within it the processes have parts of the "data", or of the "peers"."""
+    global _over
+    before, _over = _over, what
+    try:
+        yield
+    finally:
+        _over = before
+
+
+def split_peers() -> bool:
+    """Whether each process has some of the peers and every image, not some of the images and every peer."""
+    return world() > 1 and _over == "peers"
+
+
+def parts() -> int:
+    """Over how many processes the images are split."""
+    return 1 if split_peers() else world()
+
+
+@contextmanager
 def processes() -> Iterator[None]:
     """Work together with the other processes that torchrun has started, if it has: over NCCL where there are GPUs, or gloo."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if not several() or dist.is_initialized():
         yield
         return
     if gpu := torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=TIMEOUT)
+    job.join("nccl" if gpu else "gloo", TIMEOUT)
     yield  # after an error the others are not waited for: torchrun ends them
     dist.destroy_process_group()
 
 
-def part(count: int, unit: int = 1, number: int | None = None) -> slice:
-    """Which of `count` things in a row belong to this process, or to process `number`: consecutive ones, in whole units
-    but for the last."""
-    start, stop = _bounds(count, unit, rank() if number is None else number)
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Count the time in here, where tensors of other processes are waited for."""
+    global _waited
+    start = time.monotonic()
+    yield
+    _waited += time.monotonic() - start
+
+
+def waited() -> float:
+    """Seconds that this process has waited for tensors of others."""
+    return _waited
+
+
+def part(count: int, unit: int = 1) -> slice:
+    """Which of `count` images, or things made of them, belong to this process: all where peers are split."""
+    return slice(0, count) if split_peers() else share_of(rank(), count, unit)
+
+
+def share_of(number: int, count: int, unit: int = 1) -> slice:
+    """Which of `count` things in a row belong to process `number`, whatever else is split: consecutive ones, in whole units but
+    for the last."""
+    start, stop = _bounds(count, unit, number)
     return slice(start, stop)
+
+
+def peers_of(number: int, count: int) -> range:
+    """Which of `count` peers belong to process `number` where they are split: process 0 has the last, which is deployed."""
+    first, last = _bounds(count, 1, number)
+    return range(count - last, count - first)
 
 
 def _bounds(count: int, unit: int, number: int) -> tuple[int, int]:
@@ -67,13 +122,20 @@ def gather(mine: Tensor, dim: int, count: int, unit: int = 1) -> Tensor:
     Args:
         mine: this process's `part(count, unit)` of `count` entries in dimension `dim`.
     """
-    if world() == 1:
+    if parts() == 1:
         return mine
+    return torch.cat(_from_each(_Gather, mine.movedim(dim, 0), count, unit)).movedim(0, dim)
+
+
+def of_all_peers(mine: Tensor, count: int) -> Tensor:
+    """What all of `count` peers give, where `mine` is what this process's own give, peers first; with gradient."""
+    return torch.cat(_from_each(_GatherAlike, mine, count, 1)[::-1])
+
+
+def _from_each(function: type[_Gather], mine: Tensor, count: int, unit: int) -> list[Tensor]:
     sizes = [stop - start for start, stop in (_bounds(count, unit, number) for number in range(world()))]
-    mine = mine.movedim(dim, 0)
     padded = torch.cat([mine, mine.new_zeros(max(sizes) - len(mine), *mine.shape[1:])]).contiguous()
-    parts = cast(Tensor, _Gather.apply(padded))
-    return torch.cat([each[:size] for each, size in zip(parts, sizes)]).movedim(0, dim)
+    return [each[:size] for each, size in zip(cast(Tensor, function.apply(padded)), sizes)]
 
 
 class _Gather(torch.autograd.Function):
@@ -82,7 +144,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mine: Tensor) -> Tensor:
         parts = [torch.empty_like(mine) for _ in range(world())]
-        dist.all_gather(parts, mine)
+        with waiting():
+            dist.all_gather(parts, mine)
         return torch.stack(parts)
 
     @staticmethod
@@ -90,28 +153,60 @@ class _Gather(torch.autograd.Function):
         return total(gradient.contiguous())[rank()]
 
 
+class _GatherAlike(_Gather):
+    """The same, where every process computes the same of what is gathered: each has all of the gradient already."""
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient[rank()]
+
+
 class _Total(torch.autograd.Function):
     """The sum over processes, forward and backward."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
+    def forward(values: Tensor) -> Tensor:
         return total(values.clone())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        """Nothing need be kept."""
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return total(gradient.contiguous())
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int], values: Tensor) -> tuple[Tensor, int]:
+        """Of stacked peers, whose sums are one tensor."""
+        return cast(Tensor, _Total.apply(values)), in_dims[0]
+
 
 def total(values: Tensor) -> Tensor:
-    """Sum over all processes, without gradient; `values` itself becomes it."""
-    if world() > 1:
+    """Sum over all parts of the images, without gradient; `values` itself becomes it."""
+    return added(values) if parts() > 1 else values
+
+
+def added(values: Tensor) -> Tensor:
+    """Sum over all processes, whatever is split over them; `values` itself becomes it."""
+    with waiting():
         dist.all_reduce(values)
     return values
 
 
 def total_with_gradient(values: Tensor) -> Tensor:
-    """Sum over all processes, with gradient."""
-    return cast(Tensor, _Total.apply(values)) if world() > 1 else values
+    """Sum over all parts of the images, with gradient."""
+    return cast(Tensor, _Total.apply(values)) if parts() > 1 else values
+
+
+def handed_over(values: Tensor, given: list[int], taken: list[int]) -> Tensor:
+    """Hand given[r] of `values`, (n, ...), one after another, to each process r; what each hands to this one, taken[r] of it."""
+    if world() == 1:
+        return values
+    values = values.to("cuda" if dist.get_backend() == "nccl" else "cpu").contiguous()
+    result = values.new_empty(sum(taken), *values.shape[1:])
+    dist.all_to_all_single(result, values, taken, given)
+    return result
 
 
 def largest(number: int) -> int:
@@ -138,6 +233,15 @@ def told(value: T) -> T:
     return box[0]
 
 
+def from_all(value: T) -> list[T]:
+    """What each process says, by its number."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def together(work: Callable[[], T]) -> T:
     """Do what every process must do, and fail everywhere where one of them fails.
 
@@ -149,14 +253,12 @@ def together(work: Callable[[], T]) -> T:
         result = work()
     except UserError as raised:
         error = raised
-    if world() > 1:
-        errors: list[str | None] = [None] * world()
-        dist.all_gather_object(errors, str(error) if error else None)
-        first = next((r for r, text in enumerate(errors) if text is not None), None)
-        if first is not None and errors[0] != errors[first]:
-            raise UserError(f"process {first}: {errors[first]}")
-        if first is not None and error is None:
-            raise UserError(str(errors[first]))
+    errors = from_all(str(error) if error else None)
+    first = next((r for r, text in enumerate(errors) if text is not None), None)
+    if first is not None and errors[0] != errors[first]:
+        raise UserError(f"process {first}: {errors[first]}")
+    if first is not None and error is None:
+        raise UserError(str(errors[first]))
     if error is not None:
         raise error
     return result  # type: ignore[return-value]
@@ -164,19 +266,12 @@ def together(work: Callable[[], T]) -> T:
 
 def found(mine: list[str]) -> list[str]:
     """What any process has found."""
-    if world() == 1:
-        return mine
-    lists: list[list[str]] = [[]] * world()
-    dist.all_gather_object(lists, mine)
-    return [each for one in lists for each in one]
+    return [each for one in from_all(mine) for each in one]
 
 
 def same(value: str, what: str) -> None:
     """Raise `UserError` in every process where `value` is not the same in all of them."""
-    if world() == 1:
-        return
-    values: list[str] = [""] * world()
-    dist.all_gather_object(values, value)
+    values = from_all(value)
     if other := [r for r, each in enumerate(values) if each != values[0]]:
         raise UserError(
             f"process {other[0]} has other {what} than process 0: every machine needs the same files. Nothing was changed."
@@ -197,7 +292,7 @@ class Step(nn.Module):
 
 def step_of(modules: nn.ModuleDict, step: Callable[[int], Any]) -> Callable[[int], Any]:
     """`step`, after whose backward the gradients of `modules` are those of the whole batch."""
-    if world() == 1:
+    if parts() == 1:
         return step
     # Banks and batch statistics move in the same way everywhere, so they are not sent.
     with warnings.catch_warnings():

@@ -9,9 +9,21 @@ from typing import Literal
 from fewshot_mcl.errors import UserError
 
 
+def several() -> bool:
+    """Whether this process was started as one of several, by torchrun or in its way."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 def program() -> str:
     """What to type to run this program as it was run: `uv run` does not put it on the path."""
     return "uv run fewshot-mcl" if "UV_RUN_RECURSION_DEPTH" in os.environ else "fewshot-mcl"
+
+
+def program_together() -> str:
+    """The same, in as many processes as now."""
+    if not several():
+        return program()
+    return f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', '1')} -m fewshot_mcl"
 
 
 def existing_run(path: Path) -> Path:

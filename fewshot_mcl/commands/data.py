@@ -103,6 +103,14 @@ def convert(
     color: Color = None,
     resize: Resize = None,
     on_bad_image: OnBadImage = None,
+    part: Annotated[
+        str | None,
+        option(
+            OUTPUT,
+            "Only part K of N, as K/N; several jobs can pack at once, and the last one finishes the store.",
+            default="all",
+        ),
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -112,17 +120,22 @@ def convert(
     """
     screen = Screen(as_json, quiet)
     from fewshot_mcl.data import check as checking
+    from fewshot_mcl.data import parts
 
-    options = _image_options(image_size, color, resize, on_bad_image)
+    options, which = _image_options(image_size, color, resize, on_bad_image), parts.parse(part) if part else None
     with packing_progress(screen) as progress:
-        folders = checking.convert(data, root, out, options, progress, _task(task), screen.say)
-    screen.answer(
-        lambda: {"written": [str(path) for path in folders]},
-        lambda: print_lines(*(f"written {path}" for path in folders)),
-    )
+        folders, left = checking.convert(data, root, out, options, progress, _task(task), screen.say, which)
+    lines = [f"written {path}" for path in folders] if not left else [f"part {part} is packed; left: {_numbers(left)}"]
+    screen.answer(lambda: {"written": [str(path) for path in folders], "left": left}, lambda: print_lines(*lines))
+    if left:
+        return
     command = "classify" if checking.is_labelled(data, task) else "train"
     where = f"{data} --root {shlex.quote(str(out))}" if root and command == "classify" else shlex.quote(str(out))
     screen.say(f"Use it with: {program()} {command} --data {where}")
+
+
+def _numbers(left: list[int]) -> str:
+    return ", ".join(map(str, left[:20])) + (f" and {len(left) - 20} more" if len(left) > 20 else "")
 
 
 def _image_options(image_size: int | None, color: str | None, resize: str | None, on_bad_image: str | None) -> Any:

@@ -11,6 +11,7 @@ from fewshot_mcl.screen import print_lines, print_table
 if TYPE_CHECKING:
     from fewshot_mcl.config import Config
     from fewshot_mcl.reproduce.cells import Cell
+    from fewshot_mcl.training.costs import Several
     from fewshot_mcl.training.estimate import Estimate
     from fewshot_mcl.training.tune import Timing, Tuning
 
@@ -21,7 +22,15 @@ def estimate_content(config: Config, estimate: Estimate) -> dict[str, Any]:
     """What one run takes, for a program: seconds, bytes, and counts of all peers."""
     contrast = None if estimate.contrast is None else str(estimate.contrast)
     named = {name: getattr(config, name) for name in ("task", "method", "backbone", "peers", "seed")}
-    return named | asdict(estimate) | {"seconds": estimate.seconds, "contrast": contrast}
+    several = None if estimate.several is None else _several_content(estimate.several)
+    return named | asdict(estimate) | {"seconds": estimate.seconds, "contrast": contrast, "several": several}
+
+
+def _several_content(several: Several) -> dict[str, Any]:
+    """What several processes take: bytes of each, bytes sent by each and seconds of a step, seconds of `unit`."""
+    totals = [{"step": each.step, "all_steps": each.step * several.steps} for each in several.costs]
+    ways = [asdict(each) | total for each, total in zip(several.costs, totals)]
+    return asdict(several) | {"costs": ways, "assumptions": _assumptions(several)}
 
 
 def estimates_content(estimates: list[tuple[Cell, Estimate]], runs: int, jobs: int) -> dict[str, Any]:
@@ -49,6 +58,49 @@ def print_estimate(config: Config, estimate: Estimate) -> None:
         *([] if e.contrast is None else [f"plan    of the contrast: {e.contrast}"]),
         "From some timed steps and a part of a validation on this machine as busy as it is, without tests; nothing was written.",
     )
+    if e.several is not None:
+        _print_several(e.several)
+
+
+def _print_several(several: Several) -> None:
+    """A column for each way to share a step."""
+    ways = several.costs
+    rows = _rows("memory of each, MB", [each.memory for each in ways], 1e-6)
+    rows += _rows("sent by each in a step, MB", [each.sent for each in ways], 1e-6)
+    rows += _rows("time of a step, ms", [each.seconds for each in ways], 1e3)
+    rows += [
+        [f"time of {several.unit}", *(_span(each.step * several.steps) for each in ways)],
+        ["times as fast", *(f"{ways[0].step / each.step:.2f}" for each in ways)],
+    ]
+    print_lines("", f"with {several.processes} processes, an estimate:")
+    print_table(["", *(each.way for each in ways)], rows)
+    print_lines(*_assumptions(several))
+
+
+def _rows(title: str, columns: list[dict[str, float]], scale: float) -> list[list[str]]:
+    """What all parts come to, and then each part that any column has."""
+
+    def words(value: float) -> str:
+        return f"{scale * value:,.{1 if scale * value >= 100 else 3}f}"
+
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = [[f"  {name}", *(words(c[name]) if name in c else "-" for c in columns)] for name in names]
+    return [[title, *(words(sum(column.values())) if column else "-" for column in columns)], *rows]
+
+
+def _assumptions(several: Several) -> list[str]:
+    """What the figures of several processes rest on."""
+    from fewshot_mcl.training.costs import START
+
+    calls = ", ".join(f"{each.calls} {each.way}" for each in several.costs[1:])
+    return [
+        f"Assumed: a link of {several.bandwidth:g} GB/s for each process (--bandwidth), on which sums and gathers go in rings; "
+        f"{1e6 * START:.0f} microseconds before each exchange (of which there are in a step: {calls});",
+        "nothing is computed while it is exchanged; every process has a machine like this one to itself, as busy as it is.",
+        "Timed: the networks on a process's part of the images, with batch norm as over processes; the objective on all images,",
+        "which each process computes whole (with sharded banks it is less). Some of the peers take their share of what all take.",
+        "Memory is what is kept: what single operations work in, images and torch itself come on top.",
+    ]
 
 
 def tuning_table(say: Say) -> Callable[[Timing], None]:

@@ -19,6 +19,7 @@ from fewshot_mcl.options import (
     TRAINING,
     AsJson,
     BackboneName,
+    Bandwidth,
     Color,
     Data,
     Deterministic,
@@ -36,6 +37,7 @@ from fewshot_mcl.options import (
     Settings,
     Teacher,
     Tune,
+    WorldSize,
     option,
 )
 from fewshot_mcl.progress import waiting
@@ -82,6 +84,8 @@ def train(
     tune: Tune = False,
     deterministic: Deterministic = False,
     dry_run: DryRun = False,
+    world_size: WorldSize = None,
+    bandwidth: Bandwidth = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -93,8 +97,9 @@ def train(
         "deterministic": deterministic or None,
     }  # fmt: skip
     screen = Screen(as_json, quiet)
+    processes = _processes(dry_run, world_size, bandwidth)
     if dry_run:
-        _dry_run("few-shot", config, options, settings, resume, tune, screen)
+        _dry_run("few-shot", config, options, settings, resume, tune, screen, processes)
         return
     outcome = _train("few-shot", config, options, settings, resume, tune, screen)
     screen.answer(lambda: training_content(outcome), lambda: print_lines(*training_lines(outcome, screen)))
@@ -149,6 +154,8 @@ def classify(
     tune: Tune = False,
     deterministic: Deterministic = False,
     dry_run: DryRun = False,
+    world_size: WorldSize = None,
+    bandwidth: Bandwidth = None,
     device: Annotated[
         str | None,
         option(RUN, "auto, cpu, cuda, ...", default="auto", complete=completion.one_of("auto", "cpu", "cuda")),
@@ -164,8 +171,9 @@ def classify(
         "deterministic": deterministic or None,
     }  # fmt: skip
     screen = Screen(as_json, quiet)
+    processes = _processes(dry_run, world_size, bandwidth)
     if dry_run:
-        _dry_run("classify", config, options, settings, resume, tune, screen)
+        _dry_run("classify", config, options, settings, resume, tune, screen, processes)
         return
     outcome = _train("classify", config, options, settings, resume, tune, screen)
     if not as_json:
@@ -197,6 +205,7 @@ def _dry_run(
     resume: bool,
     tune: bool,
     screen: Screen,
+    processes: dict[str, Any],
 ) -> None:
     """Say what the run that these options describe would take."""
     if resume:
@@ -208,8 +217,24 @@ def _dry_run(
     if tune:
         resolved, _ = _tuned(resolved, screen)
     with screen.progress(), waiting("timing some steps, about ten seconds"):
-        found = estimate(resolved)
+        found = estimate(resolved, **processes)
     screen.answer(lambda: estimate_content(resolved, found), lambda: print_estimate(resolved, found))
+
+
+def _processes(dry_run: bool, world_size: int | None, bandwidth: float | None) -> dict[str, Any]:
+    """What a dry run is to say of several processes, for `estimate`."""
+    if world_size is None and bandwidth is None:
+        return {}
+    if not dry_run:
+        raise UserError(
+            "--world-size and --bandwidth are of --dry-run. To train with several processes: torchrun --nproc-per-node N -m "
+            "fewshot_mcl ..."
+        )
+    if world_size is None or world_size < 2:
+        raise UserError("--world-size is a number of processes, 2 or more: give it with --dry-run.")
+    if bandwidth is not None and not 0 < bandwidth < float("inf"):
+        raise UserError(f"--bandwidth {bandwidth:g}: a link takes more than 0 GB/s, for example --bandwidth 10.")
+    return {"processes": world_size} | ({} if bandwidth is None else {"bandwidth": bandwidth})
 
 
 def _tuned(config: "Config", screen: Screen) -> "tuple[Config, Tuning]":
@@ -235,9 +260,14 @@ def _train(
     screen: Screen,
 ) -> "Outcome":
     """The run that these options describe, trained or resumed."""
+    from fewshot_mcl import job
     from fewshot_mcl.config import resolve
     from fewshot_mcl.runs import Run
+    from fewshot_mcl.training import session
 
+    if begun := job.begun():  # by this command, which torchrun has started again
+        with screen.progress():
+            return session.train(Run.open(begun).config, begun, True, screen.console())
     if resume and tune:
         raise UserError("a run goes on as it was begun, so --tune is of a new run: leave --resume or --tune out.")
     options = _as_text(options)
@@ -252,7 +282,5 @@ def _train(
     elif out is not None:
         Run.refuse_existing(out)  # before anything is loaded
     resolved, tuning = _tuned(resolved, screen) if tune else (resolved, None)
-    from fewshot_mcl.training import session
-
     with screen.progress():
         return session.train(resolved, out, resume, screen.console(), tuning)

@@ -12,7 +12,7 @@ from fewshot_mcl.data.folder import FolderSource
 from fewshot_mcl.data.images import BadImage, in_threads, read_image
 from fewshot_mcl.data.labelled import class_problems, find_labelled, open_labelled
 from fewshot_mcl.data.names import first_few, printable
-from fewshot_mcl.data.packed import PackedSource, packed_bytes, write_packed
+from fewshot_mcl.data.packed import PackedSource, Written, packed_bytes, write_packed
 from fewshot_mcl.data.sources import ImageOptions, Source, find_source, open_source
 from fewshot_mcl.data.store import in_bytes
 from fewshot_mcl.data.verified import VerifiedSource
@@ -108,8 +108,9 @@ def convert(
     progress: Callable[[int, int], None] | None = None,
     task: str = "few-shot",
     say: Callable[[str], None] = lambda text: None,
-) -> list[Path]:
-    """Decode every split of `data`, as its task opens it, and write it packed to `out`; the folders written.
+    part: tuple[int, int] | None = None,
+) -> Written:
+    """Decode every split of `data`, as its task opens it, and write it packed to `out`, or one part of it (`write_packed`).
 
     `say` is told beforehand what disk it takes, and `progress` (images done, images in all) as the work goes on.
 
@@ -118,7 +119,7 @@ def convert(
     """
     source = (open_labelled if is_labelled(data, task) else open_source)(data, root, options)
     say(f"{source.name}: the packed store takes {in_bytes(packed_bytes(source, options))} of disk")
-    return write_packed(source, options, out, progress)
+    return write_packed(source, options, out, progress, part)
 
 
 def is_labelled(data: str, task: str) -> bool:

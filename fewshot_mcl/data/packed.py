@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fewshot_mcl.data import parts
 from fewshot_mcl.data.images import in_threads, resize_array, resize_rule
 from fewshot_mcl.data.names import first_few, printable
 from fewshot_mcl.data.packing import DAMAGE, HEADER, SCHEMA, Packing, open_array, planned_bytes, read_header
@@ -26,15 +27,31 @@ from fewshot_mcl.errors import UserError
 SPREAD = 16  # chunks of a memory-mapped split that are verified whenever it is loaded
 
 
+class Written(NamedTuple):
+    """What was written.
+
+    Attributes:
+        folders: of the splits, once the store is complete.
+        left: numbers of the parts that others have to write.
+    """
+
+    folders: list[Path]
+    left: list[int]
+
+
 def packed_bytes(source: Source, options: ImageOptions) -> int:
     """Bytes of disk that `write_packed` needs for all splits. Image files are counted, not decoded."""
     return planned_bytes(_plan(source, options))
 
 
 def write_packed(
-    source: Source, options: ImageOptions, folder: Path, progress: Callable[[int, int], None] | None = None
-) -> list[Path]:
-    """Decode every split of `source` chunk by chunk and write it; the folders of the splits.
+    source: Source,
+    options: ImageOptions,
+    folder: Path,
+    progress: Callable[[int, int], None] | None = None,
+    part: tuple[int, int] | None = None,
+) -> Written:
+    """Decode every split of `source` chunk by chunk and write it.
 
     `folder` appears when it is complete, or not at all. What is written until then outlives every interruption, and
     the same call goes on behind it.
@@ -44,21 +61,26 @@ def write_packed(
         options: how files become pixels; with `on_bad_image` "skip" the bad ones become a note.
         folder: the store to write; it must not exist.
         progress: told (images done, images in all) as the work goes on.
+        part: (k, n): only part k, from 1, of n, which several jobs can write at once; the last one finishes the store.
 
     Raises:
         UserError: where an image cannot be used, `folder` exists or cannot be written, the disk is too small or full,
-            or the packing of something else lies unfinished beside it.
+            the packing of something else lies unfinished beside it, or that part is just being written.
         Interrupted: at a keyboard interrupt.
     """
     if os.path.lexists(folder):
         raise UserError(f"{printable(folder)} exists already: give a new folder, or remove that one.")
-    packing = Packing(folder, _plan(source, options))
+    progress, plan = progress or (lambda done, total: None), _plan(source, options)
+    if part:
+        left = parts.write_part(source, options, folder, plan, part, progress)
+        return Written([] if left else [folder / split for split in source.splits], left)
+    packing = Packing(folder, plan)
     try:
         packing.resume(options)
-        packing.run(source, options, progress or (lambda done, total: None))
+        packing.run(source, options, progress)
     except OSError as error:
         raise packing.explained(error) from error
-    return [folder / split for split in source.splits]
+    return Written([folder / split for split in source.splits], [])
 
 
 def _plan(source: Source, options: ImageOptions) -> dict[str, Any]:

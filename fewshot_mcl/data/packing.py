@@ -29,6 +29,7 @@ from fewshot_mcl.errors import Interrupted, UserError
 SCHEMA = 2
 HEADER = "store.json"
 PROGRESS = "progress.json"
+PARTS = "part-*"  # what stands for it, and a lock, where a store is packed in parts
 LARGEST_HEADER = 1 << 26  # bytes
 DAMAGE = (ValueError, KeyError, IndexError, TypeError, AttributeError, ArithmeticError, RecursionError, TokenError)
 
@@ -39,6 +40,8 @@ class Packing:
     `plan` is what it will be, `chunks` the chunks of each split that are safe, `complete` the splits that lack nothing.
     """
 
+    progress = PROGRESS  # the file that says how far it is
+
     def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
         self.folder, self.plan = folder, plan
         self.partial = folder.with_name(f".{folder.name}.partial")
@@ -48,32 +51,41 @@ class Packing:
 
     def resume(self, options: ImageOptions) -> None:
         """Go on behind an earlier attempt, or begin where there was none and the disk has room."""
-        where = printable(self.partial)
         if self.partial.exists():
-            try:
-                found = read_header(self.partial / PROGRESS)
-                same, begun = found["plan"] == self.plan, printable(found["plan"]["source"])
-                chunks, self.complete, self.notes = _state(found)
-            except (OSError, *DAMAGE) as error:
-                raise UserError(f"{where} holds a packing that cannot be continued: remove that folder.") from error
-            if not same:
-                raise UserError(
-                    f"{where} holds an unfinished packing of something else (of '{begun}', with other images or options): "
-                    "finish that one, remove that folder, or give another --out."
-                )
-            if options.on_bad_image == "refuse" and any(chunk["skipped"] for each in chunks.values() for chunk in each):
-                raise UserError(f"{where} was begun with --on-bad-image skip: give that again, or remove the folder.")
-            self.chunks = {split: self._trusted(split, chunks[split]) for split in chunks}
-            self.complete = [split for split in self.complete if len(self.chunks[split]) == len(chunks[split])]
+            self._go_on(options)
         self._require_room()
         self.partial.mkdir(parents=True, exist_ok=True)
         self._save()
 
+    def _go_on(self, options: ImageOptions) -> None:
+        """Take up what an earlier attempt left."""
+        where = printable(self.partial)
+        try:
+            found = read_header(self.partial / self.progress)
+            same, begun = found["plan"] == self.plan, printable(found["plan"]["source"])
+            chunks, self.complete, self.notes = state_of(found)
+        except (OSError, *DAMAGE) as error:
+            parts = " It was begun in parts: go on with --part." if list(self.partial.glob(PARTS)) else ""
+            raise UserError(f"{where} holds a packing that cannot be continued: remove that folder.{parts}") from error
+        if not same:
+            raise UserError(
+                f"{where} holds an unfinished packing of something else (of '{begun}', with other images or options): "
+                "finish that one, remove that folder, or give another --out."
+            )
+        if options.on_bad_image == "refuse" and any(chunk["skipped"] for each in chunks.values() for chunk in each):
+            raise UserError(f"{where} was begun with --on-bad-image skip: give that again, or remove the folder.")
+        self.chunks = {split: self._trusted(split, chunks[split]) for split in chunks}
+        self.complete = [split for split in self.complete if len(self.chunks[split]) == len(chunks[split])]
+
+    def _span(self, split: str) -> tuple[int, int]:
+        """Where what is to be packed of a split begins and stops, in the source's own count."""
+        return 0, self.plan["splits"][split]["shape"][0]
+
     def _trusted(self, split: str, chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The chunks up to the last one that is on the disk as it was written."""
-        file = self.partial / split / "images.npy"
+        file, begin = self.partial / split / "images.npy", self._span(split)[0]
         while chunks:
-            first, stop = sum(chunk["rows"] for chunk in chunks[:-1]), sum(chunk["rows"] for chunk in chunks)
+            first, stop = (begin + sum(chunk["rows"] for chunk in each) for each in (chunks[:-1], chunks))
             try:
                 if pixel_hash(open_array(file, "r")[first:stop]) == chunks[-1]["sha256"]:
                     break
@@ -86,12 +98,20 @@ class Packing:
         """Write all that is lacking."""
         try:
             for split in source.splits:
-                self._write_split(source, split, options, progress)
+                if split not in self.complete:
+                    self._write_chunks(source, split, options, progress)
+                    self._complete_split(split)
+                    self._save(source)
             self._finish(source)
         except UserError as error:
             raise UserError(f"{error}{self._kept()}") from error
         except KeyboardInterrupt:
             raise Interrupted(f"stopped.{self._kept()}") from None
+
+    def _complete_split(self, split: str) -> None:
+        """Write what a split needs beside its images."""
+        self._close(split)
+        self.complete.append(split)
 
     def _kept(self) -> str:
         """Where the chunks lie that are safe, in words; where there are none, nothing stays behind."""
@@ -100,35 +120,39 @@ class Packing:
         shutil.rmtree(self.partial, ignore_errors=True)
         return ""
 
-    def _write_split(
+    def _write_chunks(
         self, source: Source, split: str, options: ImageOptions, progress: Callable[[int, int], None]
     ) -> None:
-        """Write what a split still lacks."""
-        if split in self.complete:
-            return
-        shape, chunks = self.plan["splits"][split]["shape"], self.chunks[split]
+        """Write the images that a split still lacks."""
+        shape, chunks, (begin, stop) = self.plan["splits"][split]["shape"], self.chunks[split], self._span(split)
+        total = sum(stop - begin for begin, stop in map(self._span, self.plan["splits"]))
         (self.partial / split).mkdir(exist_ok=True)
         (self.partial / split / "images.npy").touch()
         with (self.partial / split / "images.npy").open("r+b") as file:
             data = _set_shape(file, shape)
-            for chunk in source.chunks(split, options, chunks[-1]["stop"] if chunks else 0):
-                file.seek(data + sum(each["rows"] for each in chunks) * math.prod(shape[1:]))
+            start = chunks[-1]["stop"] if chunks else begin
+            for chunk in source.chunks(split, options, start) if start < stop else ():
+                file.seek(data + (begin + sum(each["rows"] for each in chunks)) * math.prod(shape[1:]))
                 _write(file, np.ascontiguousarray(chunk.images).data)
                 chunks.append(_record(chunk))
                 self._save(source)
-                progress(self._done(), sum(each["shape"][0] for each in self.plan["splits"].values()))
-            rows = sum(each["rows"] for each in chunks)
-            _set_shape(file, [rows, *shape[1:]])
+                progress(self._done(), total)
+                if chunk.stop >= stop:
+                    break
+
+    def _close(self, split: str) -> None:
+        """Write what a split needs beside its images, all of which are safe."""
+        plan, chunks = self.plan["splits"][split], self.chunks[split]
+        with (self.partial / split / "images.npy").open("r+b") as file:
+            _set_shape(file, [sum(each["rows"] for each in chunks), *plan["shape"][1:]])
             _write(file)
         labels = _labels(chunks)
-        require_images(split, self.plan["splits"][split]["class_names"], labels)
+        require_images(split, plan["class_names"], labels)
         with (self.partial / split / "labels.npy").open("wb") as file:
             np.save(file, labels, allow_pickle=False)
             _write(file)
         skipped = [reason for chunk in chunks for reason in chunk["skipped"]]
-        self.notes += [skipped_note(split, skipped, shape[0])] if skipped else []
-        self.complete.append(split)
-        self._save(source)
+        self.notes += [skipped_note(split, skipped, plan["shape"][0])] if skipped else []
 
     def _finish(self, source: Source) -> None:
         """Write the header and give the store its name."""
@@ -145,11 +169,13 @@ class Packing:
         header = {"schema": SCHEMA, "source": source.name, "notes": self.notes, "splits": splits}
         with (self.partial / HEADER).open("wb") as file:
             _write(file, json.dumps(header, indent=1).encode())
+        notes = [path.name for path in (self.partial / PROGRESS, *self.partial.glob(PARTS)) if path.exists()]
         self.partial.rename(self.folder)
-        (self.folder / PROGRESS).unlink()
+        for name in notes:  # of how far it was
+            (self.folder / name).unlink()
 
     def _done(self) -> int:
-        return sum(chunks[-1]["stop"] for chunks in self.chunks.values() if chunks)
+        return sum(chunks[-1]["stop"] - self._span(split)[0] for split, chunks in self.chunks.items() if chunks)
 
     def _written(self) -> int:
         """Bytes of images that are safe."""
@@ -160,8 +186,12 @@ class Packing:
         """Bytes free where the store is to lie."""
         return shutil.disk_usage(next(path for path in self.partial.absolute().parents if path.exists())).free
 
+    def _planned(self) -> int:
+        """Bytes of all images that are to be written."""
+        return planned_bytes(self.plan)
+
     def _require_room(self) -> None:
-        needed, free = planned_bytes(self.plan) - self._written(), self._free()
+        needed, free = self._planned() - self._written(), self._free()
         if needed > free:
             raise UserError(
                 f"{printable(self.folder)} needs {in_bytes(needed)} of disk, but only {in_bytes(free)} are free there: "
@@ -172,17 +202,17 @@ class Packing:
         """Note how far the packing has come, and what the source has noted on the way."""
         self.notes = list(dict.fromkeys((*self.notes, *(source.notes if source else ()))))
         state = {"plan": self.plan, "chunks": self.chunks, "complete": self.complete, "notes": self.notes}
-        new = self.partial / f"{PROGRESS}.new"
+        new = self.partial / f"{self.progress}.new"
         with new.open("wb") as file:
             _write(file, json.dumps(state).encode())
-        new.replace(self.partial / PROGRESS)
+        new.replace(self.partial / self.progress)
 
     def explained(self, error: OSError) -> UserError:
         """What an error on writing means for the user."""
         where = printable(self.folder)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return UserError(f"{where} cannot be written: {error.strerror}.")
-        missing = max(planned_bytes(self.plan) - self._written() - self._free(), 1)
+        missing = max(self._planned() - self._written() - self._free(), 1)
         return UserError(
             f"the disk is full: {where} lacks {in_bytes(missing)} more. What is packed so far is kept in "
             f"{printable(self.partial)}: free some disk, and the same command goes on from there."
@@ -211,7 +241,7 @@ def open_array(path: Path, mode: Literal["r", "c"]) -> np.memmap:
         return np.lib.format.open_memmap(path, mode=mode)
 
 
-def _state(found: dict[str, Any]) -> tuple[dict[str, list[dict[str, Any]]], list[str], list[str]]:
+def state_of(found: dict[str, Any]) -> tuple[dict[str, list[dict[str, Any]]], list[str], list[str]]:
     """Chunks, complete splits and notes as they were saved. Raises one of `DAMAGE` where they have another form."""
     splits = set(found["plan"]["splits"])
     chunks = {split: [_checked(chunk) for chunk in each] for split, each in found["chunks"].items()}

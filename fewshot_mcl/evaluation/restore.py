@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewshot_mcl import draws
+from fewshot_mcl import draws, parallel
 from fewshot_mcl.config import Config
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.errors import DamagedError, UserError
@@ -119,6 +119,8 @@ def build_peers(
                 if isinstance(module, nn.BatchNorm2d):
                     nn.init.uniform_(module.weight)
     set_batch_norm(peers, config.batch_norm)
+    if parallel.split_peers():
+        peers.keep_own()
     return peers.to(memory_format=LAYOUTS[config.layout])
 
 
@@ -275,6 +277,8 @@ def load_state(module: nn.Module, tensors: Tensors, where: str) -> None:
             )
     with torch.no_grad():
         for name, value in own.items():
+            if value.is_meta:  # another process has it
+                continue
             if isinstance(tensors, StoredTensors):
                 tensors.copy_into(value, name, shards[name].part if name in shards else None)
             else:

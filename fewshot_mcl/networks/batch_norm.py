@@ -13,11 +13,17 @@ BatchNorm = Literal["synchronised", "per-process", "frozen"]
 
 
 class SynchronisedBatchNorm(nn.BatchNorm2d):
-    """Batch norm whose statistics are of the whole batch, whichever process its images are in."""
+    """Batch norm whose statistics are of the whole batch, whichever process its images are in.
+
+    Attributes:
+        always: compute as several processes do where there is one, too: to find out how long that takes.
+    """
+
+    always = False
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) of this process -> the same shape."""
-        if not self.training or parallel.world() == 1:
+        if not self.training or (parallel.parts() == 1 and not self.always):
             return super().forward(input)
         count = parallel.total(input.new_tensor(input.numel() / input.shape[1]))
         mean = parallel.total_with_gradient(input.sum((0, 2, 3))) / count
@@ -35,8 +41,8 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
             return
         self.num_batches_tracked += 1
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+        self.running_mean += share * (mean.to(self.running_mean.dtype) - self.running_mean)
+        self.running_var += share * (variance.to(self.running_var.dtype) - self.running_var)
 
 
 class FrozenBatchNorm(nn.BatchNorm2d):
@@ -53,7 +59,7 @@ KINDS: dict[str, type[nn.BatchNorm2d]] = {"synchronised": SynchronisedBatchNorm,
 
 def set_batch_norm(network: nn.Module, kind: BatchNorm) -> None:
     """Make every `BatchNorm2d` of a network one of that kind; its values stay."""
-    if kind not in KINDS or (kind == "synchronised" and parallel.world() == 1):
+    if kind not in KINDS or (kind == "synchronised" and parallel.parts() == 1):
         return
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:

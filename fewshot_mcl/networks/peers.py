@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -124,6 +125,7 @@ class PeerNetwork(nn.Module):
     Attributes:
         rescale_forks: whether forks rescale gradients; set from `method`.
         stem_dim: channels Ds of the last stage that all share, or None.
+        own: the peers that this process has: all, until `keep_own`.
 
     Raises:
         UserError: for an unknown backbone or preset, a backbone that the preset cannot split, or M < 1.
@@ -164,6 +166,7 @@ class PeerNetwork(nn.Module):
                 if len(copies_of_stage) > 1:
                     forms.require_groupable(copies_of_stage[0])
         self.num_peers, self.feature_dim, self.stage_channels = num_peers, first.feature_dim, first.stage_channels
+        self.own = range(num_peers)
         self._shared = copies.count(1) if num_peers > 1 else 0
         self.stem_dim = first.stage_channels[self._shared - 1] if self._shared else None
 
@@ -174,26 +177,81 @@ class PeerNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> PeerOutputs:
         """Images (B, C, H, W) -> features (M, B, D), logits (M, B, C) where there are classifiers, stem (B, Ds)."""
-        maps, stem = [images], None
-        for number, copies in enumerate(self._levels, start=1):
-            parents = [j * len(maps) // len(copies) for j in range(len(copies))]
+        maps, stem, before = {0: images}, None, 1
+        for number, (copies, held) in enumerate(zip(self._levels, self._under(self.own)), start=1):
+            parents = [j * before // len(copies) for j in range(len(copies))]
             if self.rescale_forks and number > 1:  # images are no fork: nothing before them learns
-                maps = [_fork(m, parents.count(parent)) for parent, m in enumerate(maps)]
-            maps = forms.run(list(copies), [maps[parent] for parent in parents], self.form)
+                maps = {parent: _fork(m, parents.count(parent)) for parent, m in maps.items()}
+            results = forms.run([copies[j] for j in held], [maps[parents[j]] for j in held], self.form)
+            maps, before = dict(zip(held, results)), len(copies)
             if number == self._shared:
                 stem = maps[0].mean((2, 3))
-        features = [self.pool(m) for m in maps]
-        logits = [classify(f) for classify, f in zip(self.classifiers, features)]
-        return PeerOutputs(torch.stack(features), torch.stack(logits) if logits else None, stem)
+        features = [self.pool(maps[m]) for m in self.own]
+        logits = [self.classifiers[m](f) for m, f in zip(self.own, features)] if len(self.classifiers) else []
+        return self._of_all(PeerOutputs(torch.stack(features), torch.stack(logits) if logits else None, stem))
+
+    def _of_all(self, out: PeerOutputs) -> PeerOutputs:
+        """The outputs of the peers of all processes, where these are of this one's own."""
+        if len(self.own) == self.num_peers:
+            return out
+        logits = None if out.logits is None else parallel.of_all_peers(out.logits, self.num_peers)
+        # The gradients of shared stages will be added up; what an objective sends into the stem it sends in every process.
+        stem = None if out.stem is None else _fork(out.stem, parallel.world())
+        return PeerOutputs(parallel.of_all_peers(out.features, self.num_peers), logits, stem)
+
+    def keep_own(self) -> None:
+        """Keep what this process's peers stand on, and give up the rest: it becomes "meta" tensors, which have no memory.
+
+        Their names and shapes stay, and with them the order of parameters.
+        """
+        self.own = parallel.peers_of(parallel.rank(), self.num_peers)
+        held = set(self._held())
+        for each in (*(stage for copies in self._levels for stage in copies), *self.classifiers):
+            if each not in held:
+                each.to("meta")
+
+    def _held(self) -> list[nn.Module]:
+        stages = [copies[j] for copies, held in zip(self._levels, self._under(self.own)) for j in held]
+        return [*stages, *(self.classifiers[m] for m in self.own if len(self.classifiers))]
+
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Those that this process has."""
+        return [p for module in self._held() for p in module.parameters()]
+
+    def parameters_of_several(self) -> list[nn.Parameter]:
+        """Where peers are split over processes, those that more than one process has; the same list in each."""
+        held = [self._under(parallel.peers_of(number, self.num_peers)) for number in range(parallel.world())]
+        several = [
+            stage
+            for level, copies in enumerate(self._levels)
+            for j, stage in enumerate(copies)
+            if sum(j in each[level] for each in held) > 1
+        ]
+        return [p for stage in several for p in stage.parameters()]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PeerNetwork:
+        """What is not here is not moved; its type changes with that of the rest."""
+
+        def apply(value: Tensor) -> Tensor:
+            return value.to(fn(value.new_empty(0, device="cpu")).dtype) if value.is_meta else fn(value)
+
+        return super()._apply(apply, recurse)
+
+    def _path(self, number: int) -> list[int]:
+        """Which copy of each stage peer `number` stands on."""
+        path = [number]
+        for copies, before in zip(self._levels[:0:-1], self._levels[-2::-1]):
+            path.append(path[-1] * len(before) // len(copies))
+        return path[::-1]
+
+    def _under(self, peers: range) -> list[list[int]]:
+        """Which copies of each stage those peers stand on."""
+        return [sorted(set(level)) for level in zip(*map(self._path, peers))]
 
     def peer(self, number: int) -> Backbone:
         """Peer `number` as a plain backbone over the same parameters."""
-        path, position, levels = [], number, self._levels
-        for level in reversed(range(len(levels))):
-            path.append(levels[level][position])
-            parents = len(levels[level - 1]) if level else 1
-            position = position * parents // len(levels[level])
-        net = Backbone(path[::-1], stage_channels=self.stage_channels, feature_dim=self.feature_dim, num_classes=None)
+        path = [copies[j] for copies, j in zip(self._levels, self._path(number))]
+        net = Backbone(path, stage_channels=self.stage_channels, feature_dim=self.feature_dim, num_classes=None)
         net.pool = self.pool
         net.classifier = cast(nn.Linear, self.classifiers[number]) if len(self.classifiers) else None
         return net

@@ -50,7 +50,7 @@ class Setting:
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over the processes that have rows of a bank."""
-        return values if self.shard is None else parallel.total(values)
+        return values if self.shard is None else parallel.added(values)
 
 
 class _Space:

@@ -103,6 +103,8 @@ class Run(Checkpoints):
     ) -> Config:
         """The run's configuration, if what is given (as for `resolve`) agrees with it.
 
+        How work is split over processes may differ: a run is taken up by as many as there are, and `parallel` with it.
+
         Raises:
             UserError: naming the first setting that does not.
         """
@@ -112,13 +114,14 @@ class Run(Checkpoints):
                 f"{self.path} is a run of 'fewshot-mcl {COMMANDS[saved.task]}': continue it with that command."
             )
         old = saved.flat()
-        for name, value in resolve(config, options, settings, base=saved, task=saved.task).flat().items():
-            if value != old[name]:
+        asked = resolve(config, options, settings, base=saved, task=saved.task)
+        for name, value in asked.flat().items():
+            if value != old[name] and name != "parallel":
                 raise UserError(
                     f"{name} = {value}, but the run {self.path} has {name} = {old[name]}, and a resumed run keeps its settings. "
                     f"Leave it out, or start a new run: --config {self.path / 'config.toml'} with another --out."
                 )
-        return saved
+        return saved.model_copy(update={"parallel": asked.parallel})
 
     def note_command(self) -> None:
         """Append the command line of this process to command.txt."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewshot_mcl.errors import DamagedError
 from fewshot_mcl.runs import files
-from fewshot_mcl.spread import Spread
+from fewshot_mcl.spread import Remote
 
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -24,7 +24,7 @@ _DTYPES = {
 LARGE = 1 << 26  # bytes: tensors beyond this are never held twice
 MOST_HEADER = 1 << 24  # bytes: of a hundred thousand tensors
 Tensors = dict[str, Tensor]
-Written = Mapping[str, Tensor | Spread]
+Written = Mapping[str, Tensor | Remote]
 
 
 class StoredTensors(dict[str, Tensor]):
@@ -107,18 +107,18 @@ def write_tensors(path: Path, tensors: Written) -> str:
 def send_tensors(tensors: Written) -> None:
     """Give process 0, which writes these tensors, the parts of them that are here."""
     for _, value in _in_order(tensors):
-        if isinstance(value, Spread):
+        if not isinstance(value, Tensor):
             for _ in value.blocks():
                 pass
 
 
-def _in_order(tensors: Written) -> list[tuple[str, Tensor | Spread]]:
+def _in_order(tensors: Written) -> list[tuple[str, Tensor | Remote]]:
     """In that of the file: large numbers first, so that all of them are aligned."""
     return sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
 
 
-def _parts(value: Tensor | Spread) -> Iterable[Tensor]:
-    return value.blocks() if isinstance(value, Spread) else [value]
+def _parts(value: Tensor | Remote) -> Iterable[Tensor]:
+    return [value] if isinstance(value, Tensor) else value.blocks()
 
 
 def _bytes(value: Tensor) -> memoryview:

@@ -38,7 +38,7 @@ def saves(plan: Plan) -> int:
     return often + rare - plan.steps // math.lcm(plan.save_every, plan.val_every)
 
 
-def _state_factor(optimizer: torch.optim.Optimizer) -> int:
+def state_factor(optimizer: torch.optim.Optimizer) -> int:
     """Numbers that an optimizer keeps for each parameter."""
     if isinstance(optimizer, torch.optim.Adam):
         return 2
@@ -54,7 +54,7 @@ def disk_bytes(task: EpisodicTask | SupervisedTask) -> int:
     modules, best = task.modules(), _bytes(task.candidate())
     parameters = list(modules.parameters())
     learned = sum(p.nbytes for p in parameters)
-    last = _bytes(modules) + learned * _state_factor(task.optimizer(parameters))
+    last = _bytes(modules) + learned * state_factor(task.optimizer(parameters))
     kept = validations(task.plan) * best if task.plan.keep_all else 0
     model = _bytes(task.peers.deployed())
     return 3 * last + 2 * best + kept + model + METRICS_ROW * (task.plan.steps // task.plan.log_every + 1)
@@ -108,7 +108,7 @@ def _fixed_bytes(config: Config, store: ImageStore) -> int:
         peers = build_peers(config, store.shape[0], store.shape[1], store.num_classes, pretrained=False)
     width, rows = config.objective.get("embedding_dim", 0) if config.objective.get("beta") else 0, len(store)
     heads = config.peers * width * peers.feature_dim * FLOAT
-    learned = sum(p.nbytes for p in peers.parameters()) + heads
+    learned = sum(p.nbytes for p in peers.own_parameters()) + heads
     banks = config.peers * rows * width * FLOAT
     optimizer = learned * (2 if not isinstance(config, ClassifyConfig) else int(config.momentum > 0))
     return 2 * learned + optimizer + banks  # parameters and gradients; a checkpoint is written from their own memory

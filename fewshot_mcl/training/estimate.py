@@ -28,7 +28,8 @@ from fewshot_mcl.networks.counting import count
 from fewshot_mcl.objectives.contrast_plan import ContrastPlan
 from fewshot_mcl.objectives.rkd import RkdD
 from fewshot_mcl.runs import Tensors
-from fewshot_mcl.training import budget
+from fewshot_mcl.training import budget, parts
+from fewshot_mcl.training.costs import BANDWIDTH, Several, costs
 from fewshot_mcl.training.episodic import FINAL_EPISODES, EpisodicTask
 from fewshot_mcl.training.loop import Trainer
 from fewshot_mcl.training.session import build_task
@@ -36,6 +37,7 @@ from fewshot_mcl.training.supervised import SupervisedTask
 
 WARM_UP, TIMED, SECONDS = 2, 3, 6.0  # steps; steps at least, and for so long: a machine is faster or slower for seconds
 PART = 512  # images of a validation that are timed
+EPISODES = 1000  # that the time of several processes is said of
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Estimate:
         gpu_memory: bytes on the GPU at the peak; None without one.
         disk: bytes of the run directory at its largest.
         contrast: how the method's contrast of a step is computed; None for a method without one.
+        several: what it would take with several processes; None where that was not asked for.
     """
 
     parameters: int
@@ -62,6 +65,7 @@ class Estimate:
     gpu_memory: int | None
     disk: int
     contrast: ContrastPlan | None
+    several: Several | None = None
 
     @property
     def seconds(self) -> float:
@@ -69,15 +73,21 @@ class Estimate:
         return self.steps + self.validation + self.saving
 
 
-def estimate(config: Config, out: Path | None = None) -> Estimate:
+def estimate(config: Config, out: Path | None = None, processes: int = 1, bandwidth: float = BANDWIDTH) -> Estimate:
     """Time a part of a run that would be written to `out`. What it allocates is gone with the process it runs in.
+
+    Args:
+        config: of the run.
+        out: its directory.
+        processes: what as many would take is estimated, too.
+        bandwidth: of the link of each of them, in GB/s.
 
     Raises:
         UserError: where the run could not start, or would not fit.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            answer = pool.submit(measure, config, out).result()
+            answer = pool.submit(measure, config, out, processes, bandwidth).result()
         except BrokenProcessPool as error:
             raise UserError(
                 "the timed steps were ended by the system, perhaps for want of memory: use fewer peers."
@@ -87,16 +97,18 @@ def estimate(config: Config, out: Path | None = None) -> Estimate:
     return answer
 
 
-def measure(config: Config, out: Path | None = None) -> Estimate | str:
+def measure(
+    config: Config, out: Path | None = None, processes: int = 1, bandwidth: float = BANDWIDTH
+) -> Estimate | str:
     """`estimate` in this process; what is wrong as text."""
     try:
         with training_only():
-            return _measure(config, out)
+            return _measure(config, out, processes, bandwidth)
     except UserError as error:
         return str(error)
 
 
-def _measure(config: Config, out: Path | None) -> Estimate:
+def _measure(config: Config, out: Path | None, processes: int, bandwidth: float) -> Estimate:
     device = pick_device(config.device)
     missing = config.teacher is not None and not (Path(config.teacher) / "model.json").exists()
     task, _, _ = build_task(config, device, with_teacher=not missing)
@@ -108,7 +120,7 @@ def _measure(config: Config, out: Path | None) -> Estimate:
     step = trainer.time_steps(WARM_UP, TIMED, SECONDS)
     seen = budget.validations(task.plan)
     validation = _validation_seconds(task)
-    return Estimate(
+    found = Estimate(
         counts.parameters,
         counts.multiply_adds,
         steps=step * task.plan.steps,
@@ -120,6 +132,16 @@ def _measure(config: Config, out: Path | None) -> Estimate:
         disk=budget.disk_bytes(task),
         contrast=task.objective.plan(task.images_per_step),
     )
+    return found if processes == 1 else replace(found, several=_several(task, processes, bandwidth))
+
+
+def _several(task: EpisodicTask | SupervisedTask, processes: int, bandwidth: float) -> Several:
+    """What N processes would take; the task cannot be used after that."""
+    steps, unit = (
+        (task.batches, "an epoch") if isinstance(task, SupervisedTask) else (EPISODES, f"{EPISODES:,} episodes")
+    )
+    facts, measured = parts.measured(task, processes)
+    return Several(processes, bandwidth, steps, unit, costs(facts, measured, processes, bandwidth))
 
 
 def stand_in_teacher(task: EpisodicTask | SupervisedTask) -> None:

@@ -18,7 +18,9 @@ from fewshot_mcl.errors import Interrupted, NotANumberError
 from fewshot_mcl.evaluation.restore import load_state
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.runs import Run
-from fewshot_mcl.spread import Spread, whole_state
+from fewshot_mcl.spread import Remote, completed, not_numbers, whole_state
+from fewshot_mcl.training import peer_parallel
+from fewshot_mcl.training.pace import Pace
 from fewshot_mcl.training.stopping import Stopping
 
 LEAST_RATE = 1 / 64  # of the learning rate, which is halved each time a run is rolled back
@@ -108,6 +110,7 @@ class Trainer:
         self.best: float | None = None
         self._sums: dict[str, float] = {}
         self._summed = 0
+        self._pace = Pace()
 
     def train(self) -> None:
         """Run the remaining steps.
@@ -136,6 +139,8 @@ class Trainer:
             save = validate or self.done % plan.save_every == 0
             if save or self.done % plan.log_every == 0:
                 self._log(validate)
+                for text in self._pace.slow():
+                    self.display.note(text)
                 self.seconds = before + time.monotonic() - start
             asked = self.stopping.heard()
             if save or asked:
@@ -173,11 +178,13 @@ class Trainer:
     def _step(self, number: int) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * self.task.learning_rate(number)
-        terms, figures = self._task_step(number)
+        with self._pace.own():
+            terms, figures = self._task_step(number)
         if not bool(torch.isfinite(terms["total"])):
             raise self._diagnosis(number, terms, figures)
         self.optimizer.zero_grad(set_to_none=True)
         terms["total"].backward()
+        peer_parallel.add_up(self.modules)
         self.optimizer.step()
         for name, value in {**terms, **figures}.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
@@ -187,7 +194,7 @@ class Trainer:
         """Which terms, peers and parameters stopped being numbers, and what is still good."""
         bad = [name for name, value in terms.items() if name != "total" and not bool(torch.isfinite(value))]
         peers = {name.removeprefix("peer") for name, value in figures.items() if not bool(torch.isfinite(value))}
-        broken = [name for name, value in self.modules.named_parameters() if not bool(torch.isfinite(value).all())]
+        broken = not_numbers(dict(self.modules.named_parameters()))
         for name in broken:  # what each peer has for itself lies in lists of these names
             peers.update(re.findall(r"\b(?:heads|classifiers)\.(\d+)\.", name))
         who = f" of peer {', '.join(sorted(peers))}" if peers else ""
@@ -230,24 +237,22 @@ class Trainer:
             self._tensors(self.modules)  # a state that is not to be saved may be rolled back: nothing of it is kept
         if better:
             self.best = mean
-            self.run.save_checkpoint("best", self._tensors(self.task.candidate()), state)
+            self._keep("best", self._tensors(self.task.candidate()), state)
         if self.plan.keep_all:
-            self.run.save_checkpoint(f"after-{self.done}", self._tensors(self.task.candidate()), state)
+            self._keep(f"after-{self.done}", self._tensors(self.task.candidate()), state)
         self.display.validation(self.done, results, better)
         return results
 
-    def _tensors(self, modules: nn.ModuleDict) -> dict[str, Tensor | Spread]:
-        tensors = modules.state_dict()
-        floats = {name: value for name, value in tensors.items() if value.is_floating_point() and value.numel()}
-        # The extremes tell, and need no second tensor of the size: memory banks may be most of the memory.
-        broken = [name for name, value in floats.items() if not torch.stack(torch.aminmax(value)).isfinite().all()]
-        broken = parallel.found(broken)
-        if broken:
+    def _tensors(self, modules: nn.ModuleDict) -> dict[str, Tensor | Remote]:
+        if broken := not_numbers(modules.state_dict()):
             raise self._not_a_number(
                 f"'{broken[0]}' holds a value that is not a number after {self.config.unit} {self.done}; nothing was saved over "
                 "the last checkpoint."
             )
         return whole_state(modules)
+
+    def _keep(self, name: str, tensors: dict[str, Tensor | Remote], state: dict[str, Any]) -> None:
+        self.run.save_checkpoint(name, completed(tensors), state)
 
     def save(self) -> None:
         """Save everything that the next step depends on, once."""
@@ -261,7 +266,7 @@ class Trainer:
             self.config.unit: self.done, "best": self.best, "seconds": self.seconds, "rate": self.rate,
             "sums": self._sums, "summed": self._summed,
         }  # fmt: skip
-        self.run.save_checkpoint("last", tensors, state)
+        self._keep("last", tensors, state)
         parallel.wait()
         self.saved = self.done
 
@@ -281,8 +286,12 @@ class Trainer:
             _, number, key = name.split(".")
             optimizer.setdefault(int(number), {})[key] = tensors.pop(name)
         load_state(self.modules, tensors, str(self.run.path))
+        elsewhere = {
+            n for n, parameter in enumerate(self.modules.parameters()) if parameter.is_meta
+        }  # in another process
+        here = {n: values for n, values in optimizer.items() if n not in elsewhere}
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
+        self.optimizer.load_state_dict({"state": here, "param_groups": groups})
         self.done, self.best, self.seconds = state[self.config.unit], state["best"], state["seconds"]
         self.rate, self._sums, self._summed = (
             state.get("rate", 1.0),

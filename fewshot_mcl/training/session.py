@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 
-from fewshot_mcl import parallel
+from fewshot_mcl import job, parallel
 from fewshot_mcl.config import COMMANDS, ClassifyConfig, Config, FewShotConfig
+from fewshot_mcl.data.held import HeldStore
 from fewshot_mcl.data.labelled import open_labelled
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.data.sources import Source, open_source, training_only
@@ -24,7 +25,7 @@ from fewshot_mcl.evaluation.restore import deterministic, load_state, pick_devic
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.networks.backbone import Backbone
 from fewshot_mcl.prediction.calibration import calibrate
-from fewshot_mcl.resources import program
+from fewshot_mcl.resources import program_together
 from fewshot_mcl.runs import Run
 from fewshot_mcl.training import budget
 from fewshot_mcl.training.display import LineDisplay, LiveDisplay
@@ -35,6 +36,8 @@ from fewshot_mcl.training.supervised import SupervisedTask
 
 if TYPE_CHECKING:
     from fewshot_mcl.training.tune import Tuning
+
+MAPPED = 1e-9  # share of the memory that images may take which are to stay where they are
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def train(config: Config, out: Path | None, resume: bool, console: Console, tuni
     Raises:
         UserError: for anything the user can mend.
     """
-    with training_only(), deterministic(config):
+    parallel.together(lambda: _require_a_peer_each(config))
+    with training_only(), deterministic(config), parallel.over(config.parallel):
         task, data, notes = parallel.together(lambda: build_task(config, pick_device(config.device)))
         if not resume:
             budget.require_disk(task, out)
@@ -79,13 +83,26 @@ def train(config: Config, out: Path | None, resume: bool, console: Console, tuni
             return _train(task, run, notes, resume, console)
 
 
+def _require_a_peer_each(config: Config) -> None:
+    """Raise `UserError` where peers are to be split over more processes than there are peers."""
+    if config.parallel == "peers" and parallel.world() > config.peers:
+        raise UserError(
+            f"parallel = peers gives each process at least one peer, and there are {config.peers} for {parallel.world()} "
+            f"processes: start no more than {config.peers}, or use --set parallel=data."
+        )
+
+
 def _run(config: Config, out: Path | None, resume: bool, data: dict[str, Any]) -> Run:
     """The run directory, which process 0 makes and the others follow."""
 
     def first() -> Run | None:
         if parallel.rank():
             return None
-        return _open(out, data) if resume and out else Run.create(out, config, data)
+        if resume and out:
+            return _open(out, data)
+        run = Run.create(out, config, data)
+        job.note_begun(run.path)
+        return run
 
     run = parallel.together(first)
     path = parallel.told(str(run.path) if run else "")
@@ -123,6 +140,10 @@ def _train(
         raise Interrupted(_left(run, trainer), stopped.code) from None
     except WriteError as error:
         raise UserError(f"{error.what}: {_left(run, trainer)}") from error
+    except RuntimeError as error:
+        if not job.lost(error):
+            raise
+        raise UserError(f"{job.LOST}. This one {_left(run, trainer)}") from error
 
 
 def open_data(config: Config) -> Source:
@@ -158,7 +179,11 @@ def build_task(
 def load_stores(config: Config, source: Source) -> dict[str, ImageStore]:
     """The images that a configuration trains and validates on: "train", and "val" where there is such a split."""
     splits = ("train", "val") if isinstance(config, FewShotConfig) else [s for s in source.splits if s != "test"]
-    return {split: source.load(split, config.image_options) for split in splits}
+    if config.images == "whole" or parallel.world() == 1:
+        return {split: source.load(split, config.image_options) for split in splits}
+    mapped = replace(config.image_options, memory_share=MAPPED)
+    rest = {split: source.load(split, config.image_options) for split in splits if split != "train"}
+    return {"train": HeldStore(source.load("train", mapped)), **rest}
 
 
 def task_on(stores: dict[str, ImageStore], config: Config, device: torch.device) -> EpisodicTask | SupervisedTask:
@@ -182,7 +207,7 @@ def task_on(stores: dict[str, ImageStore], config: Config, device: torch.device)
 def _left(run: Run, trainer: Trainer) -> str:
     """What a run that was stopped leaves behind."""
     unit, done = trainer.config.unit, trainer.done
-    again = f"{program()} {COMMANDS[trainer.config.task]} --out {shlex.quote(str(run.path))} --resume"
+    again = f"{program_together()} {COMMANDS[trainer.config.task]} --out {shlex.quote(str(run.path))} --resume"
     if not trainer.saved:
         when = "val_every" if unit == "episode" else "save_every"
         return f"stopped after {unit} {done}, before the first checkpoint ({when}). Begin it again with: {again}"
@@ -237,7 +262,7 @@ def _finish(task: EpisodicTask | SupervisedTask, run: Run, seconds: float, save:
     own = candidate.state_dict()
     load_state(candidate, {name: value for name, value in tensors.items() if name in own}, str(run.path))
     results, kept = task.closing(), state[run.config.unit]
-    if save:
+    if save and task.config.peers - 1 in task.peers.own:  # process 0 has it, and writes
         network = task.peers.deployed()
         if isinstance(task, EpisodicTask):
             network.classifier = None  # of the training classes, whose work is done

@@ -66,4 +66,5 @@ class Stopping:
         self.__exit__()
         if self._saved:
             raise Interrupted("", self.code)
-        print("stopping: this step is finished and saved first; again to stop at once", file=sys.stderr, flush=True)
+        if not parallel.rank():
+            print("stopping: this step is finished and saved first; again to stop at once", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -81,3 +82,44 @@ def test_the_test_images_are_not_opened(cli, tmp_path: Path) -> None:
         "classify", "--data", tmp_path / "pictures", "--epochs", "1", "--batch", "4", "--peers", "2", "--dry-run"
     )
     assert (answer.code, answer.err) == (0, "")
+
+
+def test_several_processes_are_estimated(cli) -> None:
+    asked = ["train", *SMALL, "--episodes", "3", "--dry-run", "--world-size", "2", "--bandwidth", "5"]
+    answer = cli(*asked, "--json")
+    assert (answer.code, answer.err) == (0, "")
+    several = json.loads(answer.out)["several"]
+    assert (several["processes"], several["bandwidth"], several["steps"]) == (2, 5.0, 1000)
+    one, *shared = several["costs"]
+    assert (one["way"], one["sent"]) == ("one process", {})
+    assert [each["way"] for each in shared] == ["data parallel", "sharded banks", "peer parallel"]
+    assert all(each["sent"] and each["seconds"]["exchange"] > 0 for each in shared)
+    assert shared[1]["memory"]["banks"] * 2 == one["memory"]["banks"]
+    assert any("5 GB/s" in line for line in several["assumptions"])
+    text = cli(*asked)
+    assert text.code == 0
+    for pattern in (
+        r"with 2 processes, an estimate",
+        r"memory of each, MB +[\d.,]+ +[\d.,]+",
+        r"gradients of outputs +- +[\d.]+",
+        r"time of 1,000 episodes",
+        r"Assumed: a link of 5 GB/s for each process \(--bandwidth\)",
+    ):
+        assert re.search(pattern, text.out), pattern
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--world-size", "2"], "are of --dry-run. To train with several processes: torchrun"),
+        (["--dry-run", "--world-size", "1"], "2 or more"),
+        (["--dry-run", "--bandwidth", "5"], "--world-size is a number of processes"),
+        (["--dry-run", "--world-size", "2", "--bandwidth", "0"], "more than 0 GB/s"),
+    ],
+)
+def test_processes_that_cannot_be_estimated(arguments: list[str], said: str, cli) -> None:
+    for command in ("train", "classify"):
+        answer = cli(command, *arguments)
+        assert answer.code == 2
+        assert said in answer.err

@@ -139,3 +139,18 @@ def test_help_names_them(cli) -> None:
         text = "".join(cli(*command).out.split())  # lines break at hyphens
         for data in SETS:
             assert data in text
+
+
+def test_a_store_is_packed_in_parts(cli) -> None:
+    first = cli("data", "convert", "glyphs", "--out", "packed", "--part", "2/2")
+    assert (first.code, first.err) == (0, "")
+    assert "part 2/2 is packed; left: 1" in first.out
+    assert "Use it with" not in first.out
+    last = cli("data", "convert", "glyphs", "--out", "packed", "--part", "1/2", "--json")
+    assert last.code == 0
+    assert json.loads(last.out)["left"] == []
+    assert len(json.loads(last.out)["written"]) == 3
+    assert cli("data", "check", "packed").code == 0
+    wrong = cli("data", "convert", "glyphs", "--out", "other", "--part", "3/2")
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "--part 3/2" in wrong.err

@@ -137,7 +137,7 @@ def test_every_row_is_found_in_one_shard(data: st.DataObject) -> None:
 
 def parallel_part(count: int, processes: int, number: int) -> slice:
     with mock.patch.object(parallel, "world", return_value=processes):
-        return parallel.part(count, number=number)
+        return parallel.share_of(number, count)
 
 
 def test_rows_of_a_large_tensor_are_read_a_part_at_a_time(tmp_path: Path) -> None:

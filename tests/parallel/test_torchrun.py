@@ -8,34 +8,18 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from launch import command, run
 
 from fewshot_mcl.runs.files import read_json
 
 RUN = shlex.split(
     "train --episodes 4 --peers 2 --way 5 --shot 2 --query 3 --set val_every=2 --set val_episodes=10 --set log_every=1 --seed 3"
 )
-
-
-def command(processes: int, *arguments: object) -> list[str]:
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    )
-    return [sys.executable, *launcher, "-m", "fewshot_mcl", *map(str, arguments)]
-
-
-def run(processes: int, *arguments: object, at: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command(processes, *arguments), cwd=at, env=env, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert (done.returncode == 0) == (code == 0), done.stderr[-3000:]
-    return done
 
 
 def rows(path: Path) -> list[dict[str, float]]:

@@ -1,6 +1,6 @@
 """One of several processes that take the same steps: every method, both tasks; process 0 writes down what came out.
 
-torchrun --nproc-per-node 2 worker.py OUT
+torchrun --nproc-per-node 2 worker.py OUT [data | peers] [CASE ...]
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from fewshot_mcl.evaluation.fewshot import Normaliser
 from fewshot_mcl.networks import create_backbone
 from fewshot_mcl.objectives import METHODS, closed_form
 from fewshot_mcl.objectives.rkd import RkdD
+from fewshot_mcl.spread import completed, whole_state
+from fewshot_mcl.training import peer_parallel
 from fewshot_mcl.training.session import task_on
 
+CONTROL = "few-shot, shared stages not added up"
 SIZE, CLASSES, EACH = 20, 6, 13
 FEW_SHOT = ["way=3", "shot=2", "query=3", "val_way=2", "val_shot=1", "val_query=2", "val_episodes=8", "episodes=8"]
 CLASSIFY = ["batch=10", "epochs=1", "val_share=0.2", "augment=crop-flip"]
@@ -33,6 +36,7 @@ CASES = {
     "few-shot, auxiliary classifier": ("few-shot", ["method=okddip", "kl_source=aux", *FEW_SHOT]),
     "few-shot, support and query apart": ("few-shot", ["joint_forward=false", *FEW_SHOT]),
     "few-shot grouped": ("few-shot", ["form=grouped", *FEW_SHOT]),
+    "few-shot stacked": ("few-shot", ["form=stacked", *FEW_SHOT]),
     "few-shot, all negatives": ("few-shot", ["objective.negatives=all", *FEW_SHOT]),
     "few-shot, full normaliser": ("few-shot", ["objective.normaliser=full", *FEW_SHOT]),
     "few-shot, shared negatives": ("few-shot", ["objective.negatives=shared", *FEW_SHOT]),
@@ -67,6 +71,16 @@ CASES = {
     APART_Z: ("few-shot", ["objective.banks=sharded", *FEW_SHOT]),
     "classify resized crops": ("classify", [*CLASSIFY, "augment=resized-crop"]),
 }
+COMPILED = {
+    "few-shot compiled": ("few-shot", ["compile=true", *FEW_SHOT]),
+    "classify compiled": ("classify", ["compile=true", *CLASSIFY]),
+}
+
+# Further cases for peers that are split; the last one is wrong on purpose.
+PEER_CASES = {
+    "few-shot, nothing shared": ("few-shot", ["method=one", "share=none", *FEW_SHOT]),
+    CONTROL: ("few-shot", FEW_SHOT),
+}
 
 
 def store(split: str) -> ImageStore:
@@ -79,15 +93,22 @@ def store(split: str) -> ImageStore:
     return ImageStore((base[labels] + noise).to(torch.uint8), labels, names, split=split, source="patterns")
 
 
-def outcome(name: str) -> dict[str, Any]:
+def outcome(name: str, split: str = "data") -> dict[str, Any]:
     """Losses and gradients of two steps of a case, everything that moved, and a validation."""
-    kind, settings = CASES[name]
-    settings = ["peers=3", "backbone=conv4", "objective.num_negatives=16", "objective.embedding_dim=8", *settings]
+    kind, settings = (CASES | COMPILED | PEER_CASES)[name]
+    settings = [
+        f"parallel={split}",
+        "peers=3",
+        "backbone=conv4",
+        "objective.num_negatives=16",
+        "objective.embedding_dim=8",
+        *settings,
+    ]
     method = next((s for s in settings if s.startswith("method=")), "method=mcl-okd").partition("=")[2]
     if not method.startswith("mcl"):
         settings = [each for each in settings if not each.startswith("objective.")]
-    if method == "baseline":
-        settings[0] = "peers=1"
+    if method == "baseline" and split == "data":
+        settings.append("peers=1")
     if "shared_rows=2" in name:
         settings.append("objective.negatives=shared")  # so few that a process may have none of them
     config = resolve(task=kind, settings=settings)
@@ -103,20 +124,27 @@ def outcome(name: str) -> dict[str, Any]:
         terms, _ = step(number)
         optimizer.zero_grad(set_to_none=True)
         terms["total"].backward()
+        if name != CONTROL:
+            peer_parallel.add_up(modules)
         found["losses"].append(torch.stack([each.detach() for each in terms.values()]))
-        found["gradients"].append({n: p.grad.clone() for n, p in modules.named_parameters() if p.grad is not None})
+        gradients = {n: p.grad.clone() for n, p in modules.named_parameters() if p.grad is not None}
+        found["gradients"].append(whole(gradients))
         optimizer.step()
-    found["moved"] = {n: whole(n, b, modules) for n, b in modules.named_buffers() if b.is_floating_point()}
+    state, buffers = whole_state(modules), dict(modules.named_buffers())
+    found["moved"] = whole({n: v for n, v in state.items() if n in buffers and v.dtype.is_floating_point})
     modules.float()
     found["validation"] = {n: r.accuracies for n, r in task.validate().items()}
     return found
 
 
-def whole(name: str, buffer: torch.Tensor, modules: torch.nn.ModuleDict) -> torch.Tensor:
-    """A buffer, of all processes where it is spread over them."""
-    owner, _, own = name.rpartition(".")
-    shard = getattr(modules.get_submodule(owner), "spread", {}).get(own)
-    return buffer.clone() if shard is None else parallel.gather(buffer, 1, shard.count)
+def whole(tensors: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """In process 0 all tensors of all processes, as a checkpoint has them."""
+    found = {}
+    for name, value in completed(tensors).items():
+        blocks = [value.clone()] if isinstance(value, torch.Tensor) else list(value.blocks())
+        if blocks:
+            found[name] = torch.cat([block.flatten() for block in blocks]).view(value.shape)
+    return found
 
 
 @contextmanager
@@ -147,13 +175,14 @@ def teach(task: Any) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    with parallel.processes():
+    to, split, *names = [*sys.argv[1:], *["data"][len(sys.argv) - 2 :]]
+    with parallel.processes(), parallel.over(split):
         outcomes = {}
-        for name in sys.argv[2:] or CASES:
+        for name in names or CASES:
             with apart() if name == APART_Z else nullcontext():
-                outcomes[name] = outcome(name)
+                outcomes[name] = outcome(name, split)
         if parallel.rank() == 0:
-            torch.save(outcomes, Path(sys.argv[1]))
+            torch.save(outcomes, Path(to))
 
 
 if __name__ == "__main__":
