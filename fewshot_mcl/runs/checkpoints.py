@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shlex
@@ -53,14 +52,18 @@ class Checkpoints(Directory):
         What is damaged or not this checkpoint's, or is of the same step again, takes the place of no good one.
         """
         current, before = f"{name}.json", f"{name}.previous.json"
-        with contextlib.suppress(PartedError):
-            named = str(self._manifest(name, current)["file"])
-            if named != file and name not in self._damaged:
-                files.write(self._path(before), files.read(self._path(current)))
-                return named
-        with contextlib.suppress(PartedError):
-            return str(self._manifest(name, before)["file"])
-        return None
+        named = self._named(name, current)
+        if named in (None, file) or name in self._damaged:
+            return self._named(name, before)
+        files.write(self._path(before), files.read(self._path(current)))
+        return named
+
+    def _named(self, name: str, manifest: str) -> str | None:
+        """The tensors' file that a manifest names; None where the manifest is damaged or not this checkpoint's."""
+        try:
+            return str(self._manifest(name, manifest)["file"])
+        except PartedError:
+            return None
 
     def has_begun(self) -> bool:
         """Whether there is a checkpoint to go on from, damaged or not; the best one is saved before the first of these."""

@@ -154,11 +154,11 @@ class Campaign:
             trouble = Trouble(name, "" if lasting else operation, ".*" if lasting else re.escape(file), nth, lasting)
             out = self.folder / f"error-{number}"
             self.go_on_if_stopped(
-                f"{name} {'at all operations from one on' if lasting else 'once'}", out, trouble=trouble
+                f"{name} {'at all operations from one on' if lasting else 'once'}", out, must=True, trouble=trouble
             )
 
-    def go_on_if_stopped(self, fault: str, out: Path, **how: Any) -> None:
-        if self.judge(fault, out, self.forge.run(*self.begin(out), below=out, **how)):
+    def go_on_if_stopped(self, fault: str, out: Path, must: bool = False, **how: Any) -> None:
+        if self.judge(fault, out, self.forge.run(*self.begin(out), below=out, **how), must):
             self.go_on(fault, out)
         shutil.rmtree(out, ignore_errors=True)
 
