@@ -286,9 +286,7 @@ class Trainer:
             _, number, key = name.split(".")
             optimizer.setdefault(int(number), {})[key] = tensors.pop(name)
         load_state(self.modules, tensors, str(self.run.path))
-        elsewhere = {
-            n for n, parameter in enumerate(self.modules.parameters()) if parameter.is_meta
-        }  # in another process
+        elsewhere = {n for n, p in enumerate(self.modules.parameters()) if p.is_meta}  # in another process
         here = {n: values for n, values in optimizer.items() if n not in elsewhere}
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": here, "param_groups": groups})

@@ -19,7 +19,6 @@ from fewshot_mcl.config import resolve
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.networks import PeerNetwork
 from fewshot_mcl.networks.peers import PRESETS
-from fewshot_mcl.training.pace import Pace
 from fewshot_mcl.training.session import _require_a_peer_each
 
 # A tree, a gate on the shared stages, banks, several forwards a step: the others are of the same kinds.
@@ -150,12 +149,3 @@ def test_more_processes_than_peers_are_refused() -> None:
         _require_a_peer_each(config)
     with mock.patch.object(parallel, "world", return_value=3):
         _require_a_peer_each(config)
-
-
-@pytest.mark.parametrize(("split", "timed"), [("data", 1), ("peers", 0)])
-def test_a_process_with_more_peers_is_not_called_slow(split: str, timed: int) -> None:
-    with mock.patch.object(parallel, "world", return_value=2), parallel.over(split):
-        pace = Pace()
-        with pace.own():
-            pass
-        assert len(pace._seconds) == timed
