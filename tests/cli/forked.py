@@ -138,6 +138,7 @@ def serve() -> None:
     import torch
     import torch._dynamo  # which the first optimizer of a process imports
 
+    from fewshot_mcl import progress
     from fewshot_mcl.training import episodic
 
     for name in ("training.session", "evaluation.session", "evaluation.class_session"):  # for those that are forked
@@ -145,6 +146,7 @@ def serve() -> None:
 
     torch.set_num_threads(1)
     episodic.FINAL_EPISODES = 8  # of runs as small as these
+    progress._Late.AFTER = 600.0  # as in `tests/conftest.py`
     running = set()
     while line := sys.stdin.readline():
         request = json.loads(line)

@@ -56,7 +56,8 @@ def test_train_evaluate_resume_as_processes(data: Path, tmp_path: Path) -> None:
     assert run.name == "pictures-mcl-okd-3way-1shot-seed0"
     assert f"fewshot-mcl evaluate runs/{run.name} --query 2\n" in trained.stdout  # as validation had: classes are small
     evaluated = shell("evaluate", f"runs/{run.name}", *PROTOCOL)
-    assert (evaluated.returncode, evaluated.stderr) == (0, "")
+    assert evaluated.returncode == 0
+    assert all(line.endswith(" left") for line in evaluated.stderr.splitlines())  # how far it is, on a slow machine
     assert "3-way, 2 queries a class, 5 episodes, seed 0" in evaluated.stdout
     resumed = shell("train", "--out", f"runs/{run.name}", "--resume")
     assert resumed.returncode == 0
