@@ -53,7 +53,6 @@ def facts_of(peers: PeerNetwork, images: int) -> Facts:
     return Facts(
         PEERS, images, ROWS, WIDTH,
         outputs={"features": peers.feature_dim, "logits": CLASSES, "stem": peers.stem_dim or 0},
-        learning=("features", "logits"),
         trunk=shared, own=(everything - shared) // PEERS, heads=PEERS * (peers.feature_dim + 1) * WIDTH, states=1,
         trunk_norms=tuple(trunk_norms), own_norms=tuple(norms[len(trunk_norms) :]),
     )  # fmt: skip

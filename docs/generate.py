@@ -107,7 +107,7 @@ def _kind(annotation: Any) -> str:
 def recipes() -> str:
     """Every recipe with the first line of its file."""
     from fewshot_mcl.config import COMMANDS
-    from fewshot_mcl.config import recipes as paths
+    from fewshot_mcl.layers import recipes as paths
 
     rows = []
     for name, path in paths().items():
@@ -126,7 +126,7 @@ def _sentence(recipe: str) -> str:
 def configuration(task: str) -> str:
     """Every key of a task: kind and limits from its class, default and meaning from its default recipe."""
     from fewshot_mcl.config import RECIPE_OF, TASKS
-    from fewshot_mcl.config import recipes as paths
+    from fewshot_mcl.layers import recipes as paths
 
     text = paths()[RECIPE_OF[task][""]].read_text(encoding="utf-8")
     defaults, meaning = tomllib.loads(text), _meanings(text)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from fewshot_mcl import layers
 from fewshot_mcl.errors import UserError, unknown
 from fewshot_mcl.keys import COMMANDS, check_names, unknown_key
+from fewshot_mcl.layers import SCHEMA, Values
 from fewshot_mcl.objectives import defaults_of, options_of
-from fewshot_mcl.resources import resource_dir
 
 if TYPE_CHECKING:
     from fewshot_mcl.data.sources import ImageOptions
@@ -26,10 +26,7 @@ RECIPE_OF = {  # the recipe of a run whose user names none, by task and data; ""
     "few-shot": {"": "default", "mini-imagenet": "paper"},
     "classify": {"": "classify", **dict.fromkeys(("cifar100", "fashion-mnist", "imagenet"), "paper-code")},
 }
-SCHEMA = 1  # of a configuration file, which may leave it out
-MOST_BYTES, MOST_DOTS = 1 << 20, 200  # in a configuration file, and in a line of it: nested names cost the square
 FINITE = ConfigDict(allow_inf_nan=False)
-Values = dict[str, Any]
 
 
 class Config(BaseModel):
@@ -168,11 +165,6 @@ class ClassifyConfig(Config):
 TASKS: dict[str, type[Config]] = {"few-shot": FewShotConfig, "classify": ClassifyConfig}
 
 
-def recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name."""
-    return {path.stem: path for path in sorted(resource_dir("configs").glob("*.toml"))}
-
-
 def resolve(
     config: str | None = None,
     options: Values | None = None,
@@ -192,27 +184,29 @@ def resolve(
     Raises:
         UserError: for an unknown key, a value of the wrong kind, a file that cannot be read, or one of another task.
     """
-    given = _merge({k: v for k, v in (options or {}).items() if v is not None}, _parse_settings(settings or []))
-    file = _read(recipes().get(config, Path(config))) if config is not None else {}
-    silent = "few-shot" if config in recipes() else task or "few-shot"  # what a file means that does not name its task
+    given = layers.merge({k: v for k, v in (options or {}).items() if v is not None}, layers.parsed(settings or []))
+    file = layers.read(layers.recipes().get(config, Path(config))) if config is not None else {}
+    silent = (
+        "few-shot" if config in layers.recipes() else task or "few-shot"
+    )  # what a file means that does not name its task
     task = _task_of(base.task if base else file.get("task", silent), task, config)
-    lower = [base.model_dump() if base else _read(recipes()[RECIPE_OF[task][""]])]
+    lower = [base.model_dump() if base else layers.read(layers.recipes()[RECIPE_OF[task][""]])]
     if base is None and config is None:
         config = RECIPE_OF[task].get(str(given.get("data")))
-        file = _read(recipes()[config]) if config else {}
-    if config in recipes():
+        file = layers.read(layers.recipes()[config]) if config else {}
+    if config in layers.recipes():
         lower.append(file)
         file = {}
-    lower, file = _conditions(lower, file, given)
+    lower, file = layers.with_conditions(lower, file, given)
     if given.get("method", file.get("method")) != file.get("method") and "method" in file:
         lower.append({"objective": file.pop("objective", {})})  # options of the method that `given` replaces
-    explicit = _merge(file, given)
-    merged = _merge(*lower, explicit)
+    explicit = layers.merge(file, given)
+    merged = layers.merge(*lower, explicit)
     _check_names(merged, task)
     if base is None:
         own = {name: v for name, v in defaults_of(merged["method"]).items() if name in TASKS[task].model_fields}
-        merged = _merge(merged, own, explicit)
-    merged["objective"] = _objective(merged["method"], _merge(*lower)["objective"], explicit.get("objective", {}))
+        merged = layers.merge(merged, own, explicit)
+    merged["objective"] = _objective(merged["method"], layers.merge(*lower)["objective"], explicit.get("objective", {}))
     for name in ("data", "root", "teacher", "weights"):  # a saved configuration must hold from any directory
         value = merged.get(name)
         if (
@@ -231,32 +225,6 @@ def _task_of(found: Any, asked: str | None, config: str | None) -> str:
             f"{config} is a configuration for 'fewshot-mcl {COMMANDS[found]}': use that command, or another --config."
         )
     return str(found)
-
-
-def _conditions(lower: list[Values], file: Values, given: Values) -> tuple[list[Values], Values]:
-    """The layers with their `[[when]]` tables resolved.
-
-    Such a table names keys with the values they may have, and under `then` what holds in that case: a recipe differs
-    by method, network and data.
-    """
-    chosen = _merge(*lower, file, given)
-
-    def resolved(layer: Values) -> Values:
-        cases = layer.pop("when", [])
-        if not isinstance(cases, list) or not all(map(_is_case, cases)):
-            raise UserError(
-                "[[when]] is a table of keys with lists of values, and a table 'then': see configs/paper-code.toml."
-            )
-        parted = [({k: v for k, v in case.items() if k != "then"}, case["then"]) for case in cases]
-        return _merge(layer, *(then for case, then in parted if all(chosen.get(k) in v for k, v in case.items())))
-
-    return [resolved(layer) for layer in lower], resolved(file)
-
-
-def _is_case(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(v, dict if k == "then" else list) for k, v in ({"then": 0} | value).items()
-    )
 
 
 def _check_names(values: Values, task: str) -> None:
@@ -283,48 +251,6 @@ def _objective(method: str, lower: Values, explicit: Values) -> Values:
             result[name] = TypeAdapter(parameter.annotation, config=FINITE).validate_python(value)
         except ValidationError as error:
             raise _wrong(f"objective.{name}", error) from error
-    return result
-
-
-def _read(path: Path) -> Values:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES or any(line.count(b".") > MOST_DOTS for line in content.splitlines()):
-            raise ValueError("it is longer, or nested deeper, than any configuration")
-        values = tomllib.loads(content.decode())
-        if values.pop("schema", SCHEMA) != SCHEMA:
-            raise UserError(f"{path} was written by a newer fewshot-mcl: update this one to read it.")
-        return values
-    except OSError as error:
-        near = f" Recipes that come with the package: {', '.join(recipes())}." if path.suffix != ".toml" else ""
-        raise UserError(f"cannot read the config file {path}: {error.strerror}.{near}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}.") from error
-
-
-def _parse_settings(settings: list[str]) -> Values:
-    result: Values = {}
-    for setting in settings:
-        name, sign, text = (part.strip() for part in setting.partition("="))
-        if not sign or not name:
-            raise UserError(f"--set {setting}: write key=value, for example --set weight_decay=0.0005.")
-        try:
-            [(_, value)] = tomllib.loads(f"x = {text}").items()
-        except ValueError:
-            value = text  # a bare word needs no quotes
-        table, _, leaf = name.rpartition(".")
-        result = _merge(result, {table: {leaf: value}} if table else {name: value})
-    return result
-
-
-def _merge(*layers: Values) -> Values:
-    """Later layers replace single keys, also inside tables."""
-    result: Values = {}
-    for layer in layers:
-        for name, value in layer.items():
-            both_tables = isinstance(value, dict) and isinstance(result.get(name), dict)
-            result[name] = {**result[name], **value} if both_tables else value
     return result
 
 

@@ -23,6 +23,7 @@ PACKAGE = "fewshot-mcl"
 LITTLE, TOO_LITTLE = 2e9, 1e8  # bytes of memory or disk
 SHORT = {"episodes": 8, "peers": 2, "way": 5, "shot": 1, "query": 5}  # what the self-test trains
 CHANCE = 0.2  # of its 5-way episodes
+CLASSES = {"train": 20, "val": 10, "test": 10}  # of glyphs, that it writes as pictures: all of them would take longer
 PURPOSES = {  # of optional packages; others are named with their extra alone
     "matplotlib": "charts in pages", "scikit-learn": "maps of embeddings", "learn2learn": "its task sets, both ways",
     "timm": "backbones timm/NAME", "torchvision": "backbones torchvision/NAME, download of CIFAR-100 and Fashion-MNIST",
@@ -155,12 +156,15 @@ def _optional() -> Iterator[Found]:
 
 
 def _self_test() -> Iterator[Found]:
+    start = time.monotonic()
     yield _timed("forms of the contrast", _forms_agree)
     with tempfile.TemporaryDirectory(prefix="fewshot-mcl-doctor-") as folder:
-        run = Path(folder) / "run"
-        yield _timed("training", lambda: _train(run))
+        pictures, run = Path(folder) / "characters", Path(folder) / "run"
+        yield _timed("pictures", lambda: _draw(pictures))
+        yield _timed("training", lambda: _train(run, pictures))
         yield _timed("checkpoint", lambda: _read_back(run))
         yield _timed("evaluation", lambda: _evaluate(run))
+    yield "in all", "ok", f"the self-test took {time.monotonic() - start:.1f} s", ""
 
 
 def _timed(name: str, test: Callable[[], str]) -> Found:
@@ -199,18 +203,42 @@ def _forms_agree() -> str:
     return "gathered and dense give equal losses and gradients"
 
 
-def _train(path: Path) -> str:
+def _draw(folder: Path) -> str:
+    """Some characters of glyphs as folders of pictures, which are the same when they are read again."""
+    import torch
+    from PIL import Image
+
+    from fewshot_mcl.data.sources import ImageOptions, open_source
+
+    written = 0
+    for split, classes in CLASSES.items():
+        store = open_source("glyphs").load(split, ImageOptions())
+        chosen = torch.linspace(0, store.num_classes - 1, classes).long().tolist()  # of every script
+        for label in chosen:
+            place = folder / split / f"{split}-{label:03d}"
+            place.mkdir(parents=True)
+            for number, pixels in enumerate(store.images[store.labels == label]):
+                Image.fromarray(pixels[0].numpy()).save(place / f"{number:02d}.png")
+        images = store.images[torch.isin(store.labels, torch.tensor(chosen))]
+        again = open_source(str(folder)).load(split, ImageOptions(image_size=28, color="grey"))
+        _require(torch.equal(again.images, images), "a picture is not the same when it is read again")
+        written += len(images)
+    return f"{written} characters of glyphs written as PNG and read back, pixel by pixel"
+
+
+def _train(path: Path, pictures: Path) -> str:
     from rich.console import Console
 
     from fewshot_mcl.config import resolve
     from fewshot_mcl.training import session
 
     settings = ["val_every=8", "val_episodes=20", "log_every=1"]
-    config = resolve("default", {"data": "glyphs", "seed": 0, **SHORT}, settings)
+    own = {"data": str(pictures), "image_size": 28, "color": "grey", "seed": 0}
+    config = resolve("default", {**own, **SHORT}, settings)
     outcome = session.train(config, path, False, Console(file=io.StringIO()))
     lines = (outcome.run.path / "metrics.csv").read_text(encoding="utf-8").splitlines()
     _require(len(lines) > SHORT["episodes"], "training wrote no metrics")
-    return f"{SHORT['episodes']} episodes of {config.method} on glyphs with {SHORT['peers']} peers"
+    return f"{SHORT['episodes']} episodes of {config.method} on {CLASSES['train']} of them with {SHORT['peers']} peers"
 
 
 def _read_back(path: Path) -> str:
@@ -236,7 +264,8 @@ def _evaluate(path: Path) -> str:
     content = evaluate_run(Run.open(path), Protocol(way=5, shots=(1,), query=15, episodes=200, seed=0))
     mean, ci95 = next((r["mean"], r["ci95"]) for r in content["results"] if r["network"] == content["deployed"])
     _require(mean - ci95 > CHANCE, f"accuracy {100 * mean:.1f} % on glyphs is no better than guessing")
-    return f"{100 * mean:.1f} ± {100 * ci95:.1f} % on 200 5-way 1-shot episodes, 15 queries, of glyphs' test split; chance 20"
+    of = f"of {CLASSES['test']} test characters"
+    return f"{100 * mean:.1f} ± {100 * ci95:.1f} % on 200 5-way 1-shot episodes, 15 queries, {of}; chance 20"
 
 
 def _size(bytes: float) -> str:

@@ -1,13 +1,13 @@
 """Several processes that train one run, as torchrun starts them. With one process everything in here does nothing.
 
 Every process takes its part of a batch through the peers. What they give is gathered, so that each process computes the whole
-objective of the whole batch: normalisers, ensembles and banks are those of one process, and so are all draws. Gradients go
-back the same way: each process gets those of its own part from all the others, and DistributedDataParallel takes the mean of
-what comes out at the parameters, which is the gradient of one process.
+objective of the whole batch: normalisers, ensembles and banks are those of one process, and so are all draws. So each knows
+the gradient at its own outputs without being told, and DistributedDataParallel takes the mean of what comes out at the
+parameters, which is the gradient of one process.
 
 Within `over("peers")` it is the peers that are split: every process takes the whole batch through its own, and what they give is
-gathered too. As each process knows the gradient of the whole objective, nothing has to be sent back; what is left to add up
-are the gradients of the stages that peers of several processes share (`training.peer_parallel`).
+gathered too. What is left to add up are the gradients of the stages that peers of several processes share
+(`training.peer_parallel`).
 """
 
 from __future__ import annotations
@@ -124,49 +124,54 @@ def gather(mine: Tensor, dim: int, count: int, unit: int = 1) -> Tensor:
     """
     if parts() == 1:
         return mine
-    return torch.cat(_from_each(_Gather, mine.movedim(dim, 0), count, unit)).movedim(0, dim)
+    return torch.cat(_from_each(mine.movedim(dim, 0), count, unit)).movedim(0, dim)
 
 
 def of_all_peers(mine: Tensor, count: int) -> Tensor:
     """What all of `count` peers give, where `mine` is what this process's own give, peers first; with gradient."""
-    return torch.cat(_from_each(_GatherAlike, mine, count, 1)[::-1])
+    return torch.cat(_from_each(mine, count, 1)[::-1])
 
 
-def _from_each(function: type[_Gather], mine: Tensor, count: int, unit: int) -> list[Tensor]:
+def _from_each(mine: Tensor, count: int, unit: int) -> list[Tensor]:
     sizes = [stop - start for start, stop in (_bounds(count, unit, number) for number in range(world()))]
     padded = torch.cat([mine, mine.new_zeros(max(sizes) - len(mine), *mine.shape[1:])]).contiguous()
-    return [each[:size] for each, size in zip(cast(Tensor, function.apply(padded)), sizes)]
+    return [each[:size] for each, size in zip(cast(Tensor, _GatherOutputs.apply(padded)), sizes)]
 
 
-class _Gather(torch.autograd.Function):
-    """(n, ...) of each process -> (W, n, ...). Back comes the sum of all processes' gradients of one's own part."""
+def of_all_parts(mine: Tensor) -> Tensor:
+    """(n, ...) of each process that has a part of the images -> (W, n, ...) of all of them, with gradient."""
+    return cast(Tensor, _Gather.apply(mine)) if parts() > 1 else mine[None]
+
+
+def _all(mine: Tensor) -> Tensor:
+    """(n, ...) of each process -> (W, n, ...)."""
+    values = [torch.empty_like(mine) for _ in range(world())]
+    with waiting():
+        dist.all_gather(values, mine)
+    return torch.stack(values)
+
+
+class _GatherOutputs(torch.autograd.Function):
+    """(n, ...) of each process -> (W, n, ...), of which every process then computes the same, and so knows all of the gradient.
+
+    DistributedDataParallel takes the mean where a sum over the parts of the images is meant: each gradient is W times as large.
+    """
 
     @staticmethod
     def forward(ctx: Any, mine: Tensor) -> Tensor:
-        parts = [torch.empty_like(mine) for _ in range(world())]
-        with waiting():
-            dist.all_gather(parts, mine)
-        return torch.stack(parts)
+        return _all(mine)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return total(gradient.contiguous())[rank()]
+        return gradient[rank()] * parts()
 
 
-class _GatherAlike(_Gather):
-    """The same, where every process computes the same of what is gathered: each has all of the gradient already."""
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient[rank()]
-
-
-class _Total(torch.autograd.Function):
-    """The sum over processes, forward and backward."""
+class _Gather(torch.autograd.Function):
+    """The same where each process makes something else of it: back comes the sum of their gradients of one's own."""
 
     @staticmethod
-    def forward(values: Tensor) -> Tensor:
-        return total(values.clone())
+    def forward(mine: Tensor) -> Tensor:
+        return _all(mine.contiguous())
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -174,12 +179,12 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return total(gradient.contiguous())
+        return total(gradient.contiguous())[rank()]
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int], values: Tensor) -> tuple[Tensor, int]:
-        """Of stacked peers, whose sums are one tensor."""
-        return cast(Tensor, _Total.apply(values)), in_dims[0]
+    def vmap(info: Any, in_dims: tuple[int], mine: Tensor) -> tuple[Tensor, int]:
+        """Of stacked peers, in one exchange."""
+        return cast(Tensor, _Gather.apply(mine)), in_dims[0] + 1
 
 
 def total(values: Tensor) -> Tensor:
@@ -194,18 +199,14 @@ def added(values: Tensor) -> Tensor:
     return values
 
 
-def total_with_gradient(values: Tensor) -> Tensor:
-    """Sum over all parts of the images, with gradient."""
-    return cast(Tensor, _Total.apply(values)) if parts() > 1 else values
-
-
 def handed_over(values: Tensor, given: list[int], taken: list[int]) -> Tensor:
     """Hand given[r] of `values`, (n, ...), one after another, to each process r; what each hands to this one, taken[r] of it."""
     if world() == 1:
         return values
     values = values.to("cuda" if dist.get_backend() == "nccl" else "cpu").contiguous()
     result = values.new_empty(sum(taken), *values.shape[1:])
-    dist.all_to_all_single(result, values, taken, given)
+    with waiting():
+        dist.all_to_all_single(result, values, taken, given)
     return result
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.errors import UserError
-from fewshot_mcl.progress import LateBar, listening
+from fewshot_mcl.progress import LateBar, LateLines, listening
 from fewshot_mcl.resources import program
 
 if TYPE_CHECKING:
@@ -81,14 +81,19 @@ class Screen:
 
     @contextmanager
     def progress(self) -> Iterator[None]:
-        """Show how far work has come that takes more than two seconds: on standard error, where that is a terminal."""
+        """Show on standard error how far work has come that takes more than two seconds.
+
+        A bar on a terminal, lines elsewhere; but none to a program that asks for JSON.
+        """
         from rich.console import Console
 
         console = Console(stderr=True)
-        if self.quiet or not console.is_terminal or console.is_dumb_terminal:
+        live = console.is_terminal and not console.is_dumb_terminal
+        if self.quiet or (self.as_json and not live) or os.environ.get("RANK", "0") != "0":
             yield
             return
-        with LateBar(console) as bar, listening(bar.hear):
+        late = LateBar(console) if live else LateLines(lambda text: print(printable(text), file=sys.stderr))
+        with late, listening(late.hear):
             yield
 
 
@@ -126,6 +131,7 @@ def packing_progress(screen: Screen) -> Iterator[Callable[[int, int], None]]:
 def training_lines(outcome: Outcome, screen: Screen) -> Iterator[str]:
     """How training ended, and what to do next."""
     from fewshot_mcl.config import FewShotConfig
+    from fewshot_mcl.evaluation.session import preset
     from fewshot_mcl.training.display import network_label, percent
 
     config, run = outcome.run.config, outcome.run.path
@@ -144,7 +150,9 @@ def training_lines(outcome: Outcome, screen: Screen) -> Iterator[str]:
             yield f"Run: {run}"
             return
         yield "Next, on the test split (classes that training has not seen and did not choose by):"
-        yield f"  {program()} evaluate {shlex.quote(str(run))}"
+        # Where validation classes are too small for the usual number of queries, test classes may be, too.
+        fewer = f" --query {config.val_query}" if config.val_query < preset("paper-text")[1] else ""
+        yield f"  {program()} evaluate {shlex.quote(str(run))}{fewer}"
     else:
         yield f"Trained in {minutes} min {seconds} s. Run: {run}"
 

@@ -1,6 +1,5 @@
 """`compare`."""
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -11,8 +10,8 @@ import typer
 from fewshot_mcl.commands.looking import fitted
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.errors import UserError, unknown
-from fewshot_mcl.options import DATA, EPISODES, SHOWN, ProtocolName, Root, given, option
-from fewshot_mcl.screen import print_lines
+from fewshot_mcl.options import DATA, EPISODES, OUTPUT, SHOWN, AsJson, ProtocolName, Quiet, Root, given, option
+from fewshot_mcl.screen import Screen, print_lines
 
 if TYPE_CHECKING:
     from fewshot_mcl.comparison.results import Request
@@ -38,14 +37,16 @@ def compare(
     checkpoint: Annotated[
         str | None, option(SHOWN, "best (by validation) or last.", default="best; of classify: last")
     ] = None,
-    as_json: Annotated[bool, option(SHOWN, "Print one JSON object and nothing else.", "--json")] = False,
-    out: Annotated[Path | None, option(SHOWN, "An HTML page with charts to write.", default="none")] = None,
     device: Annotated[str, given(SHOWN, "auto, cpu, cuda, ...")] = "auto",
+    out: Annotated[Path | None, option(OUTPUT, "An HTML page with charts to write.", default="none")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare runs on the same episodes (of classify: the same images): paired differences, how sure they are, in plain words.
 
     Runs that differ in nothing but their seed form a group. Example: fewshot-mcl compare runs/mine runs/baseline
     """
+    screen = Screen(as_json, quiet)
     if len(runs) < 2:
         raise UserError(f"{runs[0]} alone cannot be compared: name two runs or more, fewshot-mcl compare RUN RUN...")
     for kind, value, valid in (("split", split, ("test", "val")), ("checkpoint", checkpoint, ("best", "last"))):
@@ -72,14 +73,14 @@ def compare(
         measured = Protocol(shots=tuple(dict.fromkeys(shot or (1, 5))), split=split or "test", **values)
         return Request(measured, checkpoint or "best", data, root, device)
 
-    found = session.compare(runs, request, other_training_data, (lambda text: None) if as_json else print_lines)
-    if as_json:
-        print(json.dumps(words.as_json(found)))
-    else:
-        print_lines(*fitted(words.lines(found)))
     if out:
         from fewshot_mcl.comparison import page
+        from fewshot_mcl.pages import refuse_other
 
+        refuse_other(out)
+    with screen.progress():
+        found = session.compare(runs, request, other_training_data, screen.say)
+    screen.answer(lambda: words.as_json(found), lambda: print_lines(*fitted(words.lines(found))))
+    if out:
         page.write(found, out, [printable(shlex.join(["fewshot-mcl", *sys.argv[1:]]))])
-        if not as_json:
-            print_lines(f"written {out}")
+        screen.say(f"written {out}")

@@ -65,28 +65,39 @@ def inspect(
         Path | None,
         option(OUTPUT, "An HTML page to write: images of every class, duplicates side by side.", default="none"),
     ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Look closely before training: counts, sizes, bad and duplicate images, which episodes are possible, and what to type.
 
     Example: fewshot-mcl data inspect photos --out photos.html
     """
+    screen = Screen(as_json, quiet)
     from fewshot_mcl.data import inspect as inspecting
-    from fewshot_mcl.pages import inspection
+    from fewshot_mcl.data import inspect_words
+    from fewshot_mcl.pages import inspection, refuse_other
     from fewshot_mcl.suggestion import suggest
 
     options = _image_options(image_size, color, resize, on_bad_image)
-    with Screen().progress():
+    if out:
+        refuse_other(out)
+    with screen.progress():
         found = inspecting.inspect(data, root, options, _task(task), partial(tell, "looking at images"))
     given = {"image_size": image_size, "color": color, "resize": resize, "on_bad_image": on_bad_image}
     suggestion = suggest(found, data, root, given)
-    print_lines(*fitted(inspecting.lines(found), 4))
-    print_table(["", "classes", "images", "least", "median", "most", "under 20"], inspection.count_rows(found))
-    print_lines("episodes: most classes, and most queries a class with any of them, by --shot")
-    print_table(["", "--way", *(f"--shot {shot}" for shot in inspecting.SHOTS)], inspection.possible_rows(found))
-    print_lines(*suggestion.lines())  # unbroken: it is to be copied
+
+    def show() -> None:
+        print_lines(*fitted(inspect_words.lines(found), 4))
+        print_table(["", "classes", "images", "least", "median", "most", "under 20"], inspection.count_rows(found))
+        print_lines("episodes: most classes, and most queries a class with any of them, by --shot")
+        print_table(["", "--way", *(f"--shot {shot}" for shot in inspecting.SHOTS)], inspection.possible_rows(found))
+        if not quiet:
+            print_lines(*suggestion.lines())  # unbroken: it is to be copied
+
+    screen.answer(lambda: inspect_words.content(found) | {"suggestion": asdict(suggestion)}, show)
     if out:
         inspection.write(found, suggestion, out, [printable(shlex.join(["fewshot-mcl", *sys.argv[1:]]))])
-        print_lines(f"written {out}")
+        screen.say(f"written {out}")
 
 
 def convert(

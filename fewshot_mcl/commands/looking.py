@@ -35,7 +35,7 @@ def doctor(
 
     def begin(section: str) -> None:
         if not as_json:
-            print_lines(f"{section}{' (some ten seconds)' if section == 'self-test' else ''}:")
+            print_lines(f"{section}{' (less than ten seconds on an idle machine)' if section == 'self-test' else ''}:")
 
     for line in examine(begin):
         found.append(line)

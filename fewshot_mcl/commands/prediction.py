@@ -1,24 +1,23 @@
 """`predict`."""
 
-import json
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewshot_mcl.errors import UserError
-from fewshot_mcl.options import DATA, METHOD, RUN, SHOWN, given, option
-from fewshot_mcl.screen import print_lines, print_table
+from fewshot_mcl.commands.looking import fitted
+from fewshot_mcl.errors import UserError, unknown
+from fewshot_mcl.options import DATA, METHOD, OUTPUT, SHOWN, AsJson, Quiet, given, option
+from fewshot_mcl.progress import tell
+from fewshot_mcl.screen import Screen, print_lines, print_table
 
 if TYPE_CHECKING:
     from fewshot_mcl.few_shot import FewShot
     from fewshot_mcl.prediction.answers import Answers, Prediction
 
-PATIENCE = 2.0  # seconds before progress is shown
 SHOWN_ROWS = 20  # of the table on the terminal
 
 
@@ -50,16 +49,16 @@ def predict(
     false_accept: Annotated[
         float, given(METHOD, "Share of images of other classes that may be given a class; the rest is 'none of these'.")
     ] = 0.2,
-    out: Annotated[Path | None, option(RUN, "The folder to make.", default="a new one under predictions/")] = None,
-    as_json: Annotated[bool, option(SHOWN, "Print one JSON object and nothing else.", "--json")] = False,
     device: Annotated[str, given(SHOWN, "auto, cpu, cuda, ...")] = "auto",
+    out: Annotated[Path | None, option(OUTPUT, "The folder to make.", default="a new one under predictions/")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Answer which class each image shows, from a few examples of each: a CSV file and a page with pictures.
 
     For example: fewshot-mcl predict --support my-classes --query photos
     """
-    from fewshot_mcl.errors import unknown
-
+    screen = Screen(as_json, quiet)
     if on_bad_image not in ("refuse", "skip"):
         raise unknown("--on-bad-image", on_bad_image, ("refuse", "skip"))
     from fewshot_mcl.prediction import output, photos
@@ -70,32 +69,40 @@ def predict(
     paths = photos.query_files(
         [*query, *(images or ())]
     )  # whatever is wrong with names is said before anything is computed
+    with screen.progress():
+        few, answers = _answered(support, paths, on_bad_image, model, device, false_accept)
+        folder, lines = output.new_folder(out, query), describe(few, answers)
+        details = list(trust(few))
+        prefixed = output.write_table(folder / "predictions.csv", answers.predictions)
+        if prefixed:
+            lines.append(
+                f"{prefixed} rows of the table have a name that a spreadsheet would take for a formula: ' stands before it"
+            )
+        from fewshot_mcl.prediction.page import write_answers
+
+        write_answers(folder / "predictions.html", few, answers, lines, details, ["fewshot-mcl", *sys.argv[1:]])
+    screen.answer(
+        lambda: record(few, answers, folder, lines + details),
+        lambda: _print(answers, folder, lines if quiet else [lines[0], *details, *lines[1:]]),
+    )
+
+
+def _answered(
+    support: Path, paths: list[Path], on_bad_image: str, model: str | None, device: str, false_accept: float
+) -> "tuple[FewShot, Answers]":
+    """What answers, and its answers; how far it has come is told."""
     from fewshot_mcl.few_shot import FewShot
-    from fewshot_mcl.prediction.page import write_answers
 
     few = FewShot(model, device=device, false_accept=false_accept)
-    if few.model.measures:
-        print(
-            f"measuring how far answers of {few.model.name} may be believed, on its validation images", file=sys.stderr
-        )
-    with progress("examples") as tell:
-        few.fit(support, on_bad_image=on_bad_image, progress=tell)  # type: ignore[arg-type]
-    with progress("images") as tell:
-        answers = few.ask(paths, tell)
+    few.fit(support, on_bad_image=on_bad_image, progress=partial(tell, "looking at examples"))  # type: ignore[arg-type]
+    answers = few.ask(paths, partial(tell, "looking at images"))
     if not answers.predictions:
         raise UserError(f"none of {len(paths)} images can be used: {answers.skipped[0]}.")
-    folder, lines = output.new_folder(out, query), describe(few, answers)
-    details = list(trust(few))
-    prefixed = output.write_table(folder / "predictions.csv", answers.predictions)
-    if prefixed:
-        lines.append(
-            f"{prefixed} rows of the table have a name that a spreadsheet would take for a formula: ' stands before it"
-        )
-    write_answers(folder / "predictions.html", few, answers, lines, details, ["fewshot-mcl", *sys.argv[1:]])
-    if as_json:
-        print(json.dumps(record(few, answers, folder, lines + details)))
-        return
-    print_lines(lines[0], *details, *lines[1:], *(f"skipped: {each}" for each in answers.skipped), "")
+    return few, answers
+
+
+def _print(answers: "Answers", folder: Path, lines: list[str]) -> None:
+    print_lines(*fitted([*lines, *(f"skipped: {each}" for each in answers.skipped)]), "")
     print_answers(answers.predictions)
     print_lines("", f"the page: {folder / 'predictions.html'}", f"the table: {folder / 'predictions.csv'}")
 
@@ -186,35 +193,3 @@ def record(few: "FewShot", answers: "Answers", folder: Path, lines: list[str]) -
         "leave_one_out": share and {"right": share.count, "of": share.total, "interval95": share.interval},
         "notes": lines, "skipped": answers.skipped, "predictions": [each.record() for each in answers.predictions],
     }  # fmt: skip
-
-
-@contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields what is told how many images are done. It shows on standard error once that takes longer than `PATIENCE`."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console, begun = Console(stderr=True), time.monotonic()
-    bar = Progress(
-        TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True
-    )
-    task, said = bar.add_task(what), begun
-
-    def tell(done: int, total: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        bar.update(task, completed=done, total=total)
-        if now - begun < PATIENCE:
-            return
-        if console.is_terminal:
-            bar.start()
-        elif done < total and (now - said >= 5 * PATIENCE or said == begun):
-            said = now
-            left = (now - begun) * (total - done) / max(done, 1)
-            print(f"{what}: {done:,} of {total:,}, about {left:.0f} s left", file=sys.stderr)
-
-    try:
-        yield tell
-    finally:
-        if bar.live.is_started:  # or it ends a line that was never begun
-            bar.stop()

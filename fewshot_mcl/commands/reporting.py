@@ -1,17 +1,15 @@
 """`report`."""
 
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewshot_mcl.errors import UserError, unknown
-from fewshot_mcl.options import DATA, EPISODES, SHOWN, Root, given, option
+from fewshot_mcl.options import DATA, EPISODES, OUTPUT, SHOWN, AsJson, Quiet, Root, given, option
 from fewshot_mcl.resources import program
-from fewshot_mcl.screen import print_lines
+from fewshot_mcl.screen import Screen, print_lines
 
 if TYPE_CHECKING:
     from fewshot_mcl.evaluation.session import Protocol
@@ -34,9 +32,12 @@ def report(
     root: Root = None,
     checkpoint: Annotated[str | None, option(SHOWN, "best (by validation) or last.", default="best")] = None,
     device: Annotated[str, given(SHOWN, "auto, cpu, cuda, ...")] = "auto",
-    out: Annotated[Path | None, option(SHOWN, "The HTML file to write.", default="RUN/report.html")] = None,
+    out: Annotated[Path | None, option(OUTPUT, "The HTML file to write.", default="RUN/report.html")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write what a run learned as one HTML page, to be opened in a browser: figures, curves, classes, episodes as pictures."""
+    screen = Screen(as_json, quiet)
     for kind, value, valid in (("split", split, ("test", "val")), ("checkpoint", checkpoint, ("best", "last"))):
         if value is not None and value not in valid:
             raise unknown(kind, value, valid)
@@ -47,19 +48,19 @@ def report(
     wanted: dict[str, Any] = {"episodes": episodes, "way": way, "shot": shot, "query": query, "seed": seed}
     wanted |= {"split": split, "checkpoint": checkpoint}
     place, end = Place(checkpoint or "best", data, root, device), {"data": data, "root": root, "out": out}
-    if opened.config.task == "classify":
-        _refuse(wanted, f"{run} learned to classify, so there are no episodes")
-        command = _command(run, {"evaluation": evaluation, **end})
-        with _progress() as tell:
-            report_images(opened, evaluation, place, page, command, tell)
-    elif evaluation is None:
-        protocol = _protocol(wanted)
-        command = _command(run, _words(protocol) | {"checkpoint": place.checkpoint, **end})
-        with _progress() as tell:
-            report_episodes(opened, protocol, place, page, command, tell)
-    else:
-        _report_again(opened, evaluation, wanted, place, page, end)
-    print_lines(f"written {page} ({page.stat().st_size / 1e6:.1f} MB): open it in a browser")
+    with screen.progress():
+        if opened.config.task == "classify":
+            _refuse(wanted, f"{run} learned to classify, so there are no episodes")
+            command = _command(run, {"evaluation": evaluation, **end})
+            report_images(opened, evaluation, place, page, command)
+        elif evaluation is None:
+            protocol = _protocol(wanted)
+            command = _command(run, _words(protocol) | {"checkpoint": place.checkpoint, **end})
+            report_episodes(opened, protocol, place, page, command)
+        else:
+            _report_again(opened, evaluation, wanted, place, page, end)
+    screen.answer(lambda: {"run": str(run), "written": str(page)}, lambda: print_lines(f"written {page}"))
+    screen.say(f"Open it in a browser: it is one file of {page.stat().st_size / 1e6:.1f} MB.")
 
 
 def _report_again(
@@ -75,9 +76,8 @@ def _report_again(
     _refuse(wanted, f"evaluation {evaluation} says which episodes")
     saved = read_evaluation(run, evaluation)
     command = _command(run.path, {"evaluation": evaluation, "shot": shot, **end})
-    with _progress() as tell:
-        place = replace(place, checkpoint=saved["checkpoint"])
-        report_episodes(run, protocol_of(saved, shot), place, page, command, tell, saved)
+    place = replace(place, checkpoint=saved["checkpoint"])
+    report_episodes(run, protocol_of(saved, shot), place, page, command, saved)
 
 
 def _refuse(wanted: dict[str, Any], why: str) -> None:
@@ -105,19 +105,3 @@ def _command(run: Path, options: dict[str, Any]) -> list[str]:
     """The words that make a page again, as a shell takes them."""
     pairs = (f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None)
     return [program(), "report", shlex.quote(str(run)), *pairs]
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int, str], None]]:
-    """Yields what is told how far the work has come: a bar on a terminal, a line before the longest piece elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console()
-    if not console.is_terminal:
-        yield lambda done, total, what: None if done else print_lines(f"looking at {what}")
-        return
-    columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("")
-        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)

@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fewshot_mcl.data.check import FEW, LISTED, Report, is_labelled
+from fewshot_mcl.data.check import FEW, Report, is_labelled
 from fewshot_mcl.data.folder import FolderSource
 from fewshot_mcl.data.images import FORMATS, BadImage, Result, in_threads, read_image, to_array
 from fewshot_mcl.data.labelled import class_problems, find_labelled
 from fewshot_mcl.data.likeness import Look, alike, look
-from fewshot_mcl.data.names import first_few, printable
+from fewshot_mcl.data.names import printable
 from fewshot_mcl.data.sources import ImageOptions, Source, find_source
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.data.verified import VerifiedSource
@@ -255,55 +255,3 @@ def _twins(pictures: list[Picture]) -> list[Twins]:
         members = [picture for i in group for picture in by_digest[first[i].digest]]
         found.append(Twins(False, tuple(members)))
     return sorted(found, key=lambda each: (not each.leak, not each.contradiction, not each.exact))
-
-
-def lines(found: Inspection) -> list[str]:
-    """The inspection as text, without its table of counts."""
-    text = [f"{found.name}: {found.format}, as `{COMMANDS[found.task]}` opens it"]
-    text += [f"  note: {note}" for note in found.notes]
-    text += [f"  {line}" for line in appearance(found)]
-    for kind, problems in found.problems.items():
-        text += [f"  {kind}: {len(problems)}", *(f"    {problem}" for problem in problems[:LISTED])]
-        text += [f"    ... and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
-    return text + [f"  {line}" for line in duplicates(found)]
-
-
-COMMANDS = {"few-shot": "train", "classify": "classify"}
-
-
-def appearance(found: Inspection) -> list[str]:
-    """Sizes and kinds of images in words."""
-    if not found.pictures:
-        return ["no usable image"]
-    sides, total = found.sides, len(found.pictures)
-    common = [f"{width}x{height} ({count:,})" for (width, height), count in found.sizes.most_common()]
-    quarter, middle, three = (sides[total * part // 4] for part in (1, 2, 3))
-    words = f"all {common[0].split()[0]}"
-    if len(common) > 1:
-        words = (
-            f"shorter side {sides[0]} to {sides[-1]} pixels, median {middle}, half of them {quarter} to {three}; most often "
-            f"{first_few(common)}"
-        )
-    return [f"sizes: {words}", f"kinds: {', '.join(f'{kind} {count:,}' for kind, count in found.kinds.most_common())}"]
-
-
-def duplicates(found: Inspection) -> list[str]:
-    """Same and similar images in words; across splits first, and loudly."""
-    text = []
-    for exact, word in ((True, "the same"), (False, "nearly the same")):
-        own = [each for each in found.twins if each.exact == exact]
-        for leak, where in ((True, "IN SEVERAL SPLITS, so that the test gives itself away"), (False, "within a split")):
-            part = [each for each in own if each.leak == leak]
-            if part:
-                text.append(f"{word} image {where}: {len(part)} group(s)")
-                text += [f"  {_with_doubt(each)}" for each in part[: LISTED if leak else 5]]
-                text += (
-                    [f"  ... and {len(part) - (LISTED if leak else 5)} more"]
-                    if len(part) > (LISTED if leak else 5)
-                    else []
-                )
-    return text or ["no image twice, nor two that look the same"]
-
-
-def _with_doubt(twins: Twins) -> str:
-    return f"{twins} (of several classes)" if twins.contradiction and not twins.leak else str(twins)

@@ -1,7 +1,8 @@
 """miniImageNet (Ravi and Larochelle: 64/16/20 classes of 600 images) in whatever form it lies at a root.
 
-Found by looking: the two kinds of pickles (`mini_pickles`); lists `filename,label` over images/ or over an ILSVRC tree;
-lists `class_name,image_name` over a class tree; class folders by split, or flat, to be split by the published list.
+Found by looking: the two kinds of pickles (`mini_pickles`); torchmeta's HDF5 (`mini_hdf5`); lists `filename,label` over
+images/ or over an ILSVRC tree; lists `class_name,image_name` over a class tree; class folders by split, or flat, to be
+split by the published list.
 A split whose classes are not the published ones is refused; a class of other than 600 images is noted.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from fewshot_mcl.data.class_lists import split_lists
 from fewshot_mcl.data.folder import by_class, find_folder
 from fewshot_mcl.data.listing import SPLIT_NAMES, NamedFiles, class_files, class_tree, image_files, scan
+from fewshot_mcl.data.mini_hdf5 import find_hdf5
 from fewshot_mcl.data.mini_pickles import find_pickles
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.data.sources import SPLITS, ImageOptions, Source
@@ -31,7 +33,7 @@ def find_mini_imagenet(root: Path, options: ImageOptions) -> VerifiedSource:
         UserError: where none of the known forms is there.
     """
     ranked = RankedFiles(root)
-    found = find_pickles(root) or _flat(root) or find_folder(root, options.split_seed, ranked)
+    found = find_pickles(root) or find_hdf5(root) or _flat(root) or find_folder(root, options.split_seed, ranked)
     source = VerifiedSource(found, "mini-imagenet", "miniImageNet", published_lists("mini_imagenet"), IMAGES_PER_CLASS)
     source.notes += ranked.notes()
     return source
@@ -46,7 +48,7 @@ def _flat(root: Path) -> Source | None:
     if not source.splits:
         raise UserError(
             f"{printable(root)} holds no miniImageNet: expected mini-imagenet-cache-SPLIT.pkl, "
-            "miniImageNet_category_split_*.pickle, SPLIT.csv with images/, or class folders such as n01532829."
+            "miniImageNet_category_split_*.pickle, SPLIT_data.hdf5, SPLIT.csv with images/, or class folders such as n01532829."
         )
     source.note("classes split by the published lists")
     return source

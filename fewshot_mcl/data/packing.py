@@ -100,18 +100,14 @@ class Packing:
             for split in source.splits:
                 if split not in self.complete:
                     self._write_chunks(source, split, options, progress)
-                    self._complete_split(split)
+                    self._close(split)
+                    self.complete.append(split)
                     self._save(source)
             self._finish(source)
         except UserError as error:
             raise UserError(f"{error}{self._kept()}") from error
         except KeyboardInterrupt:
             raise Interrupted(f"stopped.{self._kept()}") from None
-
-    def _complete_split(self, split: str) -> None:
-        """Write what a split needs beside its images."""
-        self._close(split)
-        self.complete.append(split)
 
     def _kept(self) -> str:
         """Where the chunks lie that are safe, in words; where there are none, nothing stays behind."""
@@ -169,10 +165,9 @@ class Packing:
         header = {"schema": SCHEMA, "source": source.name, "notes": self.notes, "splits": splits}
         with (self.partial / HEADER).open("wb") as file:
             _write(file, json.dumps(header, indent=1).encode())
-        notes = [path.name for path in (self.partial / PROGRESS, *self.partial.glob(PARTS)) if path.exists()]
         self.partial.rename(self.folder)
-        for name in notes:  # of how far it was
-            (self.folder / name).unlink()
+        for path in (self.folder / PROGRESS, *self.folder.glob(PARTS)):  # of how far it was
+            path.unlink(missing_ok=True)
 
     def _done(self) -> int:
         return sum(chunks[-1]["stop"] - self._span(split)[0] for split, chunks in self.chunks.items() if chunks)

@@ -103,9 +103,8 @@ class Part(Packing):
             ) from error
         return found
 
-    def _complete_split(self, split: str) -> None:
-        """The rest is written when all parts are there."""
-        self.complete.append(split)
+    def _close(self, split: str) -> None:
+        """Nothing, before all parts are done."""
 
     def _kept(self) -> str:
         return f" What is packed of part {self.number}/{self.of} is kept: the same command goes on from there."
@@ -128,7 +127,7 @@ class Part(Packing):
             self.chunks = {split: [chunk for chunks, _, _ in parts for chunk in chunks[split]] for split in splits}
             self.notes = list(dict.fromkeys(note for _, _, notes in parts for note in notes))
             for split in self.plan["splits"]:
-                self._close(split)
+                super()._close(split)
             super()._finish(source)
             Path(lock.lock_file).unlink(missing_ok=True)
         return []

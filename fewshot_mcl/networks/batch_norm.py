@@ -25,15 +25,32 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         """(B, C, H, W) of this process -> the same shape."""
         if not self.training or (parallel.parts() == 1 and not self.always):
             return super().forward(input)
-        count = parallel.total(input.new_tensor(input.numel() / input.shape[1]))
-        mean = parallel.total_with_gradient(input.sum((0, 2, 3))) / count
-        centred = input - mean[:, None, None]
-        variance = parallel.total_with_gradient(centred.square().sum((0, 2, 3))) / count
+        values = (
+            input if input.dtype == torch.float64 else input.float()
+        )  # sums and counts are too large for half precision
+        mean, variance, count = self._statistics(values)
         self._move(mean.detach(), variance.detach() * (count / (count - 1)))
-        result = centred * torch.rsqrt(variance + self.eps)[:, None, None]
+        result = (values - mean[:, None, None]) * torch.rsqrt(variance + self.eps)[:, None, None]
         if self.affine:
             result = result * self.weight[:, None, None] + self.bias[:, None, None]
-        return result
+        return result.to(input.dtype)
+
+    @staticmethod
+    def _statistics(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean (C,) and variance (C,) of all processes' images, and the count (1,) of values: in one exchange.
+
+        Variances are put together from those about each process's own mean, so that no digits are lost to large means.
+        """
+        channels = values.shape[1]
+        mean, squares = values.new_zeros(2, channels)
+        if number := values.numel() // channels:
+            mean = values.mean((0, 2, 3))
+            squares = (values - mean[:, None, None]).square().sum((0, 2, 3))
+        mine = torch.cat([mean, squares, values.new_tensor([number])])
+        means, squares, counts = parallel.of_all_parts(mine).split([channels, channels, 1], 1)
+        count = counts.sum(0)
+        mean = (means * counts).sum(0) / count
+        return mean, (squares + counts * (means - mean).square()).sum(0) / count, count
 
     @torch.no_grad()
     def _move(self, mean: Tensor, variance: Tensor) -> None:

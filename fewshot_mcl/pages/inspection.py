@@ -7,7 +7,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from fewshot_mcl.data.inspect import SHOTS, Inspection, Picture, Twins, appearance, duplicates
+from fewshot_mcl.data.inspect import SHOTS, Inspection, Picture, Twins
+from fewshot_mcl.data.inspect_words import appearance, duplicates
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.pages.page import picture, write_page
 from fewshot_mcl.suggestion import Suggestion

@@ -60,6 +60,12 @@ def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return out.getvalue()
 
 
+def refuse_other(path: Path) -> None:
+    """Raise `UserError` where something else than a page of ours is at `path`: before the work of making one."""
+    if path.exists() and not (path.is_file() and OURS.encode() in path.read_bytes()[:200]):
+        raise UserError(f"{path} exists, and is no page of fewshot-mcl. Choose another file: --out FILE.")
+
+
 def write_page(path: Path, template: str, *, title: str, command: Sequence[str], **values: Any) -> Path:
     """Write a page; one of ours that is there is replaced, nothing else is.
 
@@ -73,8 +79,7 @@ def write_page(path: Path, template: str, *, title: str, command: Sequence[str],
     Raises:
         UserError: if `path` holds something else, or cannot be written.
     """
-    if path.exists() and not (path.is_file() and OURS.encode() in path.read_bytes()[:200]):
-        raise UserError(f"{path} exists, and is no page of fewshot-mcl. Choose another file: --out FILE.")
+    refuse_other(path)
     page = _TEMPLATES.get_template(template).render(
         title=title, command=" ".join(command), version=__version__, ours=Markup(OURS), **values
     )

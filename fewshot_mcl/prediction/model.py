@@ -22,6 +22,7 @@ from fewshot_mcl.evaluation.restore import load_deployed, pick_device
 from fewshot_mcl.networks.backbone import Backbone
 from fewshot_mcl.prediction.calibration import Calibration, calibrate
 from fewshot_mcl.prediction.photos import Item, Looks, name_of, show
+from fewshot_mcl.progress import waiting
 from fewshot_mcl.runs import Run
 
 COSINE_SCALE = 10.0  # of a network that learned to classify, which has no scale of its own
@@ -127,6 +128,7 @@ class Model:
         kept: list[int] = []
         digests: list[bytes] = []
         bad: dict[int, str] = {}
+        progress(0, len(items))
         for start in range(0, len(items), PIECE):
             images, reasons = show(items[start : start + PIECE], self.looks)
             good = [i for i in range(len(images)) if i not in reasons]
@@ -164,7 +166,8 @@ class Model:
             return None
         assert self.run is not None
         try:
-            self.card["calibration"] = self._measured(self.run)
+            with waiting(f"measuring on validation images how far answers of {self.name} may be believed"):
+                self.card["calibration"] = self._measured(self.run)
         except UserError as error:
             self.uncalibrated = str(error)
             return None

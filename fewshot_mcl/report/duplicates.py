@@ -47,6 +47,11 @@ class Duplicates:
     groups: tuple[Group, ...]
     complete: bool
 
+    @property
+    def leaks(self) -> list[Group]:
+        """Those that lie in more than one split."""
+        return [group for group in self.groups if len(group.splits) > 1]
+
 
 @torch.inference_mode()
 def duplicates(stores: dict[str, ImageStore]) -> Duplicates:

@@ -33,6 +33,7 @@ def section(material: Material) -> Markup:
     return fragment(
         "report/headline.html", first=first, against={name: first.minus(found[shot][name]) for name in rivals}, rows=rows,
         material=material, shot=shot, deployed=deployed, checkpoint=checkpoint_text(material.state),
+        leaks=len(material.duplicates.leaks),
     )  # fmt: skip
 
 

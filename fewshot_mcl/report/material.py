@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.evaluation.fewshot import embed
 from fewshot_mcl.evaluation.restore import deterministic, load_peers, pick_device, weights_notes
 from fewshot_mcl.evaluation.session import Protocol, drawn, refuse_overlap
+from fewshot_mcl.report.duplicates import Duplicates, duplicates
 from fewshot_mcl.runs import Run
 
 
@@ -52,6 +54,11 @@ class Material:
     def measured(self) -> Tensor:
         """Their features, (M, N, D)."""
         return self.features[self.protocol.split]
+
+    @cached_property
+    def duplicates(self) -> Duplicates:
+        """Images of all splits that are there twice, or nearly."""
+        return duplicates(self.stores)
 
     @property
     def networks(self) -> list[str]:

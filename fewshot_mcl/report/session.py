@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -16,8 +16,9 @@ from fewshot_mcl.config import COMMANDS, FewShotConfig
 from fewshot_mcl.errors import DamagedError, UserError
 from fewshot_mcl.evaluation.session import Protocol, drawn
 from fewshot_mcl.evaluation.statistics import Result
-from fewshot_mcl.pages import write_page
+from fewshot_mcl.pages import refuse_other, write_page
 from fewshot_mcl.pages.charts import new_figure
+from fewshot_mcl.progress import tracked
 from fewshot_mcl.report import classification, headline
 from fewshot_mcl.report.material import Material, gather
 from fewshot_mcl.runs import Run
@@ -26,7 +27,6 @@ ROUNDING = 0.005  # what another machine, or bfloat16, may change of an accuracy
 PARTS = (  # modules of this package, in the order of the page
     "headline", "curves", "accuracy", "confusion", "episodes", "embedding", "agreement", "calibration", "shots_ways", "suspects",
 )  # fmt: skip
-Tell = Callable[[int, int, str], None]  # told before each piece of work: how many are done, of how many, and what it is
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Place:
 
 
 def report_episodes(
-    run: Run, protocol: Protocol, place: Place, out: Path, command: list[str], tell: Tell, saved: dict[str, Any] | None = None
-) -> Path:  # fmt: skip
+    run: Run, protocol: Protocol, place: Place, out: Path, command: list[str], saved: dict[str, Any] | None = None
+) -> Path:
     """Write the page of a few-shot run.
 
     Args:
@@ -59,37 +59,33 @@ def report_episodes(
         place: which checkpoint and data.
         out: the HTML file.
         command: the words that make the page again.
-        tell: is told how far the work has come.
         saved: an evaluation under this protocol whose figures must come out again.
 
     Raises:
         UserError: as for `material.gather` and `pages.write_page`; if matplotlib is missing; if `saved` is of other
             images, episodes or another checkpoint.
     """
-    new_figure()  # what is missing is said before the work, not after
-    total = len(PARTS) + 1
-    tell(0, total, "what every peer makes of the images")
+    new_figure()  # what is missing or in the way is said before the work, not after
+    refuse_other(out)
     material = gather(run, protocol, checkpoint=place.checkpoint, data=place.data, root=place.root, device=place.device)
     if saved is not None:
         material = replace(material, notes=(*material.notes, compare(material, saved)))
     parts = []
-    for number, name in enumerate(PARTS, 1):
+    for name in tracked(PARTS, "writing the page", len(PARTS)):
         module = import_module(f"fewshot_mcl.report.{name}")
-        tell(number, total, module.HEADING)
         parts.append(Part(module.ANCHOR, module.HEADING, module.section(material)))
     return _write(run, parts, out, command)
 
 
-def report_images(run: Run, number: int | None, place: Place, out: Path, command: list[str], tell: Tell) -> Path:
+def report_images(run: Run, number: int | None, place: Place, out: Path, command: list[str]) -> Path:
     """Write the page of a run of `classify`, from its evaluation `number` (None: the newest, or one that is made now).
 
     Raises:
         UserError: as for `classification.gather` and `pages.write_page`; if matplotlib is missing.
     """
     new_figure()
-    tell(0, 2, "the test images and what is said of them")
+    refuse_other(out)
     material = classification.gather(run, number, data=place.data, root=place.root, device=place.device)
-    tell(1, 2, "the page")
     return _write(run, [Part(*each) for each in classification.parts(material)], out, command)
 
 

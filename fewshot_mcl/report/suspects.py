@@ -11,7 +11,7 @@ from markupsafe import Markup
 from fewshot_mcl.data.names import printable
 from fewshot_mcl.data.store import ImageStore
 from fewshot_mcl.pages.page import fragment, picture
-from fewshot_mcl.report.duplicates import ALIKE, COARSE, FINE, Duplicates, Group, Place, duplicates
+from fewshot_mcl.report.duplicates import ALIKE, COARSE, FINE, Duplicates, Group, Place
 from fewshot_mcl.report.material import Material
 from fewshot_mcl.report.mislabelled import FEWEST, suspicions
 
@@ -23,14 +23,13 @@ MEMBERS = 4  # of a group, in pictures
 
 def section(material: Material) -> Markup:
     """Suspects of every split, and duplicates within and across them, with pictures."""
-    found = duplicates(material.stores)
-    across = [group for group in found.groups if len(group.splits) > 1]
+    found = material.duplicates
     return fragment(
         "report/suspects.html",
         splits=[_suspects(material, split) for split in material.stores],
         counts=_counts(found),
-        leak=sum(len(group.places) for group in across),
-        leaks=len(across),
+        leak=sum(len(group.places) for group in found.leaks),
+        leaks=len(found.leaks),
         groups=[_group(group, material.stores) for group in found.groups[:SHOWN]],
         left_out=max(0, len(found.groups) - SHOWN),
         complete=found.complete,

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from fewshot_mcl import parallel
 from fewshot_mcl.config import ClassifyConfig, Config
 from fewshot_mcl.data.store import ImageStore, in_bytes, memory_bytes
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.evaluation.restore import build_peers
+from fewshot_mcl.spread import whole_state
 from fewshot_mcl.training.loop import Plan
 
 if TYPE_CHECKING:
@@ -46,7 +48,8 @@ def state_factor(optimizer: torch.optim.Optimizer) -> int:
 
 
 def _bytes(module: nn.Module) -> int:
-    return sum(value.nbytes for value in module.state_dict().values())
+    """Of its state, of which other processes may hold a part."""
+    return sum(math.prod(value.shape) * value.dtype.itemsize for value in whole_state(module).values())
 
 
 def disk_bytes(task: EpisodicTask | SupervisedTask) -> int:
@@ -107,6 +110,8 @@ def _fixed_bytes(config: Config, store: ImageStore) -> int:
     with torch.device("meta"):  # shapes only
         peers = build_peers(config, store.shape[0], store.shape[1], store.num_classes, pretrained=False)
     width, rows = config.objective.get("embedding_dim", 0) if config.objective.get("beta") else 0, len(store)
+    if config.objective.get("banks") == "sharded":
+        rows = math.ceil(rows / parallel.world())
     heads = config.peers * width * peers.feature_dim * FLOAT
     learned = sum(p.nbytes for p in peers.own_parameters()) + heads
     banks = config.peers * rows * width * FLOAT

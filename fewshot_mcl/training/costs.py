@@ -27,12 +27,10 @@ class Facts:
         rows, width: of each peer's memory bank, N and D; 0 without banks.
         outputs: how wide what the networks give of an image is: "features" and "logits" of every peer, "stem" of their
             trunk; 0 for what they do not give.
-        learning: those of them that a gradient comes back for.
         trunk, own, heads: parameters that all peers share, of one peer beside them, of the objective.
         states: that the optimizer keeps for each parameter.
         trunk_norms, own_norms: channels of the batch norms whose statistics are of all processes' images, one entry for each
             time that one is computed in a step: in the trunk, and in all peers beside it.
-        norm_bytes: of a number of these statistics.
     """
 
     peers: int
@@ -40,14 +38,12 @@ class Facts:
     rows: int
     width: int
     outputs: dict[str, int]
-    learning: tuple[str, ...]
     trunk: int
     own: int
     heads: int
     states: int
     trunk_norms: tuple[int, ...]
     own_norms: tuple[int, ...]
-    norm_bytes: int = FLOAT
 
     @property
     def parameters(self) -> int:
@@ -230,20 +226,19 @@ def _of_data(facts: Facts, processes: int) -> dict[str, Exchange]:
 
     * gradients: 4 P summed, a bucket at a time.
     * outputs: 4 ceil(B / N) (M F + M C + S) gathered: features, logits and stem of a process's images.
-    * their gradients: N times as much summed, of those outputs that learn: a gradient is made in the shape of the whole batch.
-    * batch norm: of each with c channels, forward a count, c sums and c sums of squares, backward two times c: 4 c + 1.
+    * batch norm: of each with c channels, 4 (2 c + 1) gathered: means, squares about them, and a count.
+    * its gradients: N times as much summed: each process has those of all processes' statistics.
     """
     part = math.ceil(facts.images / processes)
     given = [name for name, width in facts.outputs.items() if width]
     out = FLOAT * sum(facts.values(name, part, facts.peers) for name in given)
-    back = FLOAT * processes * sum(facts.values(name, part, facts.peers) for name in facts.learning)
     norms = (*facts.trunk_norms, *facts.own_norms)
-    statistics = facts.norm_bytes * sum(4 * channels + 1 for channels in norms)
+    statistics = FLOAT * sum(2 * channels + 1 for channels in norms)
     return {
         "gradients": _summed(FLOAT * facts.parameters),
         "outputs": Exchange(out, len(given), gathered=True),
-        "gradients of outputs": Exchange(back, len(facts.learning)),
-        "batch norm": Exchange(statistics, 5 * len(norms)),
+        "batch norm": Exchange(statistics, len(norms), gathered=True),
+        "gradients of batch norm": Exchange(processes * statistics, len(norms)),
     }
 
 

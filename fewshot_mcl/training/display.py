@@ -35,12 +35,14 @@ class LineDisplay:
         self.console, self.where, self.peers, self.protocol = console, where, peers, protocol
         self._speed = ""
         self._losses = ""
+        self._silence = ExitStack()
 
     def __enter__(self) -> LineDisplay:
+        self._silence.enter_context(listening(None))  # what a validation says of itself would be lines between these
         return self
 
     def __exit__(self, *_: object) -> None:
-        return
+        self._silence.close()
 
     def step(self, number: int, images_per_second: float, seconds_left: float) -> None:
         self._speed = f"{images_per_second:.0f} images/s, {timedelta(seconds=round(seconds_left))} left"

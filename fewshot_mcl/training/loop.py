@@ -110,7 +110,7 @@ class Trainer:
         self.best: float | None = None
         self._sums: dict[str, float] = {}
         self._summed = 0
-        self._pace = Pace()
+        self._pace = Pace(len(parallel.peers_of(parallel.rank(), config.peers)) if parallel.split_peers() else 1)
 
     def train(self) -> None:
         """Run the remaining steps.
@@ -286,9 +286,7 @@ class Trainer:
             _, number, key = name.split(".")
             optimizer.setdefault(int(number), {})[key] = tensors.pop(name)
         load_state(self.modules, tensors, str(self.run.path))
-        elsewhere = {
-            n for n, parameter in enumerate(self.modules.parameters()) if parameter.is_meta
-        }  # in another process
+        elsewhere = {n for n, p in enumerate(self.modules.parameters()) if p.is_meta}  # in another process
         here = {n: values for n, values in optimizer.items() if n not in elsewhere}
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": here, "param_groups": groups})

@@ -18,9 +18,13 @@ class Pace:
     """Times what each process does for itself: its images and their forward pass, without waiting for other processes.
 
     The backward pass is left out, because it waits wherever a gradient is ready. On a GPU it is the time of the host.
+
+    Args:
+        work: how much of it this process has, beside others: peers, where these are split.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, work: int = 1) -> None:
+        self._work = work
         self._seconds: list[float] = []
         self._said: set[int] = set()
 
@@ -38,13 +42,14 @@ class Pace:
         """What is to be said of processes that were slow in the steps since the last time; of each once. All must ask."""
         if len(self._seconds) < LEAST:
             return []
-        found = parallel.from_all((statistics.median(self._seconds), socket.gethostname()))
+        found = parallel.from_all((statistics.median(self._seconds), self._work, socket.gethostname()))
         self._seconds = []
-        seconds = [each for each, _ in found]
         said = []
-        for number, (own, host) in enumerate(found):
-            others = statistics.median(seconds[:number] + seconds[number + 1 :])
-            if own > SLOW * others and number not in self._said:
+        for number, (own, work, host) in enumerate(found):
+            rest = found[:number] + found[number + 1 :]
+            others = statistics.median(each for each, _, _ in rest)
+            more = max(1.0, work / statistics.median(each for _, each, _ in rest))
+            if own > SLOW * more * others and number not in self._said:
                 self._said.add(number)
                 said.append(
                     f"process {number} (host {host}) is slow: {own / others:.1f} x the median of the others, which wait"

@@ -62,14 +62,12 @@ def facts_of(task: Task, seam: _Seam) -> Facts:
         rows=banks[1],
         width=banks[2],
         outputs={name: each[0].shape[-1] if each else 0 for name, each in seam.leaves.items()},
-        learning=tuple(name for name, each in seam.leaves.items() if each and each[0].grad is not None),
         trunk=trunk,
         own=(everything - trunk) // peers.num_peers,
         heads=sum(p.numel() for p in objective.parameters()),
         states=budget.state_factor(task.optimizer(parameters)),
         trunk_norms=tuple(trunk_norms),
         own_norms=tuple(all_norms[len(trunk_norms) :]),
-        norm_bytes=2 if task.config.precision == "bfloat16" else 4,
     )
 
 

@@ -39,7 +39,9 @@ def bad(answer: Answer, *words: str) -> None:
     """One line that has `words` (whatever their case), exit code 2, no traceback."""
     assert answer.code == 2, answer
     assert "Traceback" not in answer.out + answer.err
-    lines = answer.err.splitlines()
+    lines = [
+        line for line in answer.err.splitlines() if not line.endswith(" left")
+    ]  # but for how far a slow machine was
     assert len(lines) == 1, answer.err
     assert lines[0].startswith("error: ")
     assert lines[0].isprintable()

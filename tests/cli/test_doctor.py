@@ -24,7 +24,7 @@ def test_this_installation_is_usable(tmp_path: Path) -> None:
     for name in ("fewshot-mcl", "python", "processor", "threads", "memory", "disk here", "learn2learn", "timm"):
         assert name in by_name
     tests = [line["name"] for line in found["lines"] if line["section"] == "self-test"]
-    assert tests == ["forms of the contrast", "training", "checkpoint", "evaluation"]
+    assert tests == ["forms of the contrast", "pictures", "training", "checkpoint", "evaluation", "in all"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,8 +12,9 @@ import pytest
 
 import fewshot_mcl
 from fewshot_mcl import __version__
-from fewshot_mcl.config import TASKS, recipes
+from fewshot_mcl.config import TASKS
 from fewshot_mcl.keys import config_keys, option_names
+from fewshot_mcl.layers import recipes
 from fewshot_mcl.networks import BACKBONES
 from fewshot_mcl.objectives import METHODS, options_of
 from fewshot_mcl.options import CLASS_RECIPE, CLASS_RECIPES, RECIPE, RECIPES

@@ -9,7 +9,8 @@ import sys
 import pytest
 from command_line import bad, good
 
-from fewshot_mcl.config import NAMED_DATA, recipes
+from fewshot_mcl.config import NAMED_DATA
+from fewshot_mcl.layers import recipes
 from fewshot_mcl.networks import BACKBONES
 from fewshot_mcl.objectives import METHODS
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import math
 from pathlib import Path
 
 from command_line import PROTOCOL, TINY, TINY_CLASSIFY, bad, class_folders, good
@@ -18,6 +20,19 @@ def test_training_and_evaluation_say_what_the_weights_have_seen(cli, data: Path,
     plain = cli("train", "--data", data, *TINY, *STARTED[:2], "--image-size", 32, "--episodes", 1)
     good(plain)
     assert IMAGENET_SEEN not in plain.out
+
+
+def test_the_online_teacher_may_be_an_auxiliary_classifier(cli, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    aux = ("--set", "kl_source=aux", "--set", "log_every=1", "--episodes", 2, "--out", run)
+    good(cli("train", "--data", data, *TINY, *STARTED, *aux), IMAGENET_SEEN)
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    assert all(
+        math.isfinite(float(row[name])) and float(row[name]) > 0 for row in rows for name in ("aux_ce", "aux_kl")
+    )
+    good(cli("evaluate", run, *PROTOCOL), IMAGENET_SEEN)
 
 
 def test_classification_says_so_twice(cli, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_train_evaluate_resume_as_processes(data: Path, tmp_path: Path) -> None:
     assert trained.returncode == 0, trained.stderr
     [run] = (tmp_path / "runs").iterdir()
     assert run.name == "pictures-mcl-okd-3way-1shot-seed0"
-    assert f"fewshot-mcl evaluate runs/{run.name}" in trained.stdout
+    assert f"fewshot-mcl evaluate runs/{run.name} --query 2\n" in trained.stdout  # as validation had: classes are small
     evaluated = shell("evaluate", f"runs/{run.name}", *PROTOCOL)
     assert (evaluated.returncode, evaluated.stderr) == (0, "")
     assert "3-way, 2 queries a class, 5 episodes, seed 0" in evaluated.stdout

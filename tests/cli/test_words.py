@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pty
 import re
+import shutil
 import sys
-import time
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 from command_line import PROTOCOL, TINY, TINY_CLASSIFY, bad, class_folders
-from rich.console import Console
 
 from fewshot_mcl import cli as command_line_interface
-from fewshot_mcl import progress
-from fewshot_mcl.progress import LateBar, listening, tracked
 from fewshot_mcl.screen import Screen
 from fewshot_mcl.training import episodic, estimate
 
@@ -110,7 +106,13 @@ def test_an_error_leaves_standard_output_empty(cli) -> None:
     assert answer.out == ""
 
 
-@pytest.mark.parametrize("words", ["train", "classify", "evaluate RUN", "reproduce table4", "data check glyphs"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train", "classify", "evaluate RUN", "reproduce table4", "data check glyphs", "data inspect glyphs", "report RUN",
+        "compare RUN RUN", "export RUN", "predict --support x --query y",
+    ],
+)  # fmt: skip
 def test_one_object_and_few_words_are_not_one_wish(words: str, run: Path, cli) -> None:
     bad(cli(*words.replace("RUN", str(run)).split(), "--json", "--quiet"), "--json", "--quiet", "leave one")
 
@@ -125,6 +127,43 @@ def test_quiet_says_results_and_no_more(cli, train, data: Path, tmp_path: Path) 
         assert word not in answer.out
     quiet = cli("data", "convert", data, "--out", tmp_path / "packed", "--quiet")
     assert all(line.startswith("written ") for line in quiet.out.splitlines())
+
+
+def test_quiet_of_what_looks_at_runs(cli, train, run: Path, data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    assert train("--lr", 0.01, "--out", other).code == 0
+    written = {
+        ("report", run, *PROTOCOL): f"written {run / 'report.html'}\n",
+        ("export", run, "--format", "tensorboard"): f"written {run / 'tensorboard'}\n",
+    }
+    for words, out in written.items():
+        answer = cli(*words, "--quiet")
+        assert (answer.code, answer.out, answer.err) == (0, out, "")
+    page = tmp_path / "page.html"
+    answer = cli("compare", run, other, *PROTOCOL, "--out", page, "--quiet")
+    assert (answer.code, answer.err) == (0, "")
+    assert "A - B, 1-shot" in answer.out
+    assert not re.search("evaluated|written", answer.out)
+    answer = cli("data", "inspect", data, "--quiet")
+    assert (answer.code, answer.err) == (0, "")
+    assert "suggested" not in answer.out
+
+
+def test_one_object_of_what_looks_at_runs_and_images(cli, run: Path, data: Path, tmp_path: Path) -> None:
+    assert the_object(cli("report", run, *PROTOCOL, "--json")) == {"run": str(run), "written": f"{run}/report.html"}
+    found = the_object(cli("export", run, "--format", "tensorboard", "--json"))
+    assert found == {"run": str(run), "format": "tensorboard", "written": f"{run}/tensorboard"}
+    (tmp_path / "pictures").mkdir()
+    copy = shutil.copytree(data, tmp_path / "pictures" / "copy")
+    shutil.copy(copy / "train" / "ant" / "1.png", copy / "test" / "jay" / "leak.png")
+    seen = the_object(cli("data", "inspect", copy, "--json"))
+    assert [(each["split"], each["images"]) for each in seen["splits"]] == [("train", 24), ("val", 18), ("test", 19)]
+    assert seen["splits"][0]["largest_query"] == {"1": 5, "5": 1, "10": None}
+    assert seen["sizes"] == [{"width": 16, "height": 16, "images": 61}]
+    [twins] = seen["duplicates"]
+    assert (twins["exact"], twins["in_several_splits"]) == (True, True)
+    assert {each["name"] for each in twins["images"]} == {"train/ant/1.png", "test/jay/leak.png"}
+    assert seen["suggestion"]["train"][0] == "train"
 
 
 def test_no_number_that_json_lacks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,47 +243,3 @@ def test_what_is_no_terminal_gets_plain_lines(train) -> None:
     answer = train()
     assert ESCAPE not in answer.out + answer.err
     assert re.search(r"episode 3/3  ce", answer.out)
-
-
-# The bar of what takes more than two seconds.
-
-
-@pytest.fixture
-def screen(monkeypatch: pytest.MonkeyPatch) -> Console:
-    monkeypatch.setattr(progress.LateBar, "AFTER", 0.05)
-    return Console(file=io.StringIO(), force_terminal=True, width=80)
-
-
-def told(console: Console) -> str:
-    return console.file.getvalue()  # type: ignore[attr-defined]
-
-
-def test_what_is_done_at_once_shows_nothing(screen: Console) -> None:
-    with LateBar(screen) as bar, listening(bar.hear):
-        assert list(tracked(range(5), "counting", 5)) == [0, 1, 2, 3, 4]
-    assert told(screen) == ""
-
-
-def test_what_takes_long_shows_how_far_it_is(screen: Console) -> None:
-    with LateBar(screen) as bar, listening(bar.hear):
-        for _ in tracked(range(4), "counting", 4):
-            time.sleep(0.1)
-            assert list(tracked(range(2), "inner", 2)) == [0, 1]
-    assert "counting" in told(screen)
-    assert re.search(r"50%.*left", told(screen))
-    assert "inner" not in told(screen)
-
-
-def test_work_that_is_left_is_not_shown_on(screen: Console) -> None:
-    with LateBar(screen) as bar, listening(bar.hear):
-        for _ in tracked(range(4), "counting", 4):
-            break
-        time.sleep(0.1)
-    assert told(screen) == ""
-
-
-def test_nobody_listens_to_what_is_silenced(screen: Console) -> None:
-    with LateBar(screen) as bar, listening(bar.hear), listening(None):
-        for _ in tracked(range(2), "counting", 2):
-            time.sleep(0.1)
-    assert told(screen) == ""

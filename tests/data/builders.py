@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import struct
 from pathlib import Path
@@ -114,6 +115,21 @@ def mini_e(root: Path, middle: str = "val", side: int = 8) -> Path:
         name = middle if split == "val" else split
         content = {"image_data": images, "class_dict": classes}
         (root / f"mini-imagenet-cache-{name}.pkl").write_bytes(pickle.dumps(content, 4))
+    return root
+
+
+def mini_h(root: Path, side: int = 8, folder: str = "miniimagenet") -> Path:
+    """Format H: torchmeta's SPLIT_data.hdf5 with SPLIT_labels.json, made of E's content as its code makes them."""
+    import h5py
+
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        images, labels = mini_arrays(split, side=side)
+        with h5py.File(root / folder / f"{split}_data.hdf5", "w") as file:
+            group = file.create_group("datasets")
+            for i in reversed(range(len(wnids(split)))):
+                group.create_dataset(wnids(split)[i], data=images[np.flatnonzero(labels == i)])
+        (root / folder / f"{split}_labels.json").write_text(json.dumps(sorted(wnids(split))))
     return root
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fewshot_mcl.data.inspect import Inspection, duplicates, inspect, lines
+from fewshot_mcl.data.inspect import Inspection, inspect
+from fewshot_mcl.data.inspect_words import duplicates, lines
 from fewshot_mcl.data.sources import ImageOptions
 from fewshot_mcl.errors import UserError
 from fewshot_mcl.suggestion import suggest

@@ -15,6 +15,7 @@ from builders import (
     mini_d,
     mini_e,
     mini_g,
+    mini_h,
     pixels,
     wnids,
     write_python2,
@@ -36,6 +37,8 @@ FORMATS = {
     "E validation": lambda root: mini_e(root, "validation"),
     "G": mini_g,
     "G text": lambda root: mini_g(root, protocol=0),
+    "H": mini_h,
+    "H flat": lambda root: mini_h(root, folder=""),
 }
 FORMAT_WORDS = {
     "A": "label and filename",
@@ -44,6 +47,7 @@ FORMAT_WORDS = {
     "D": "CLASS/",
     "E": "cache",
     "G": "category",
+    "H": "HDF5",
 }
 
 
@@ -71,7 +75,7 @@ def test_every_format_gives_the_same_pictures(roots, name):
         assert store.class_sizes.tolist() == [2] * len(wnids(split))
         for i in (0, 5, len(wnids(split)) - 1):
             seeds = [10_000 * SPLITS.index(split) + 100 * i + k for k in (0, 1)]
-            if name[0] in "EG":  # there, rows are numbered through
+            if name[0] in "EGH":  # there, rows are numbered through
                 seeds = [10_000 * SPLITS.index(split) + 100 * i + i + k * len(wnids(split)) for k in (0, 1)]
             if name == "C":  # ranks 1 and 3
                 seeds[1] += 1
@@ -87,7 +91,7 @@ def test_training_never_opens_the_test_split(roots, name):
         assert len(source.load("val", EIGHT)) == 32
         with pytest.raises(sources.ForbiddenSplitError):
             source.load("test", EIGHT)
-        if name[0] in "EG":
+        if name[0] in "EGH":
             with pytest.raises(sources.ForbiddenSplitError):
                 source.class_names("test")
 

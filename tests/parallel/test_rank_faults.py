@@ -77,6 +77,14 @@ def remains(run: Path) -> dict[str, str]:
     return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What remains of a run of two processes that never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert Session(folder, 2, "train", *RUN, "--out", "run").end()[0] == 0
+    return remains(folder / "run")
+
+
 def folders(at: Path, *shades: int) -> None:
     """A folder of images for each shade, of a few classes, of which no two folders have the same."""
     for number, shade in enumerate(shades):
@@ -145,9 +153,13 @@ def test_a_killed_process_ends_the_others_which_say_how_to_go_on(killed: int, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("named", [True, False])
-@pytest.mark.parametrize("launch", ["--standalone", "--master-addr 127.0.0.1 --master-port 29617"])
-def test_started_again_a_run_ends_as_if_nothing_had_happened(named: bool, launch: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("named", "launch"),
+    [(True, "--standalone"), (False, "--standalone"), (True, "--master-addr 127.0.0.1 --master-port 29617")],
+)
+def test_started_again_a_run_ends_as_if_nothing_had_happened(
+    named: bool, launch: str, whole: dict[str, str], tmp_path: Path
+) -> None:
     folder = tmp_path / "run" if named else tmp_path / "runs/glyphs-mcl-okd-5way-2shot-seed0"
     out = ["--out", "run"] if named else []
     session = Session(tmp_path, 2, "train", *RUN, *out, launch=f"{launch} --max-restarts 1")
@@ -155,9 +167,8 @@ def test_started_again_a_run_ends_as_if_nothing_had_happened(named: bool, launch
     session.kill_one(-1)
     code, _, said = session.end()
     assert code == 0, said
-    assert Session(tmp_path, 2, "train", *RUN, "--out", "whole").end()[0] == 0
     assert len((folder / "command.txt").read_text().splitlines()) == 2
-    assert remains(folder) == remains(tmp_path / "whole")
+    assert remains(folder) == whole
     assert named or len(list(folder.parent.iterdir())) == 1
 
 

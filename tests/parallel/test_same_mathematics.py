@@ -30,7 +30,7 @@ def test_the_same_as_one_process(case: str, processes: int, found: Callable[[int
 @pytest.mark.slow
 @pytest.mark.parametrize("case", COMPILED)
 def test_compiled_the_same_as_one_process(case: str, tmp_path: Path) -> None:
-    assert_alike(*(outcomes(processes, tmp_path / f"{processes}.pt", case)[case] for processes in (1, 2)))
+    assert_alike(*(outcomes(processes, tmp_path / f"{processes}.pt", "data", case)[case] for processes in (1, 2)))
 
 
 @pytest.mark.parametrize("case", sorted(OTHERWISE))

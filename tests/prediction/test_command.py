@@ -8,13 +8,15 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from command_line import Answer, bad, good, tree
 from stand_in import save
 
-from fewshot_mcl.prediction import model
+from fewshot_mcl import progress
+from fewshot_mcl.prediction import model, photos
 from fewshot_mcl.prediction.output import COLUMNS, NONE, cell
 from fewshot_mcl.runs import files
 
@@ -85,6 +87,29 @@ def test_json_has_all_of_it_and_nothing_else_is_printed(cli, support: Path, quer
     for each, row in zip(content["predictions"], table(Path(content["folder"]))):
         assert (each["label"] or NONE, each["path"]) == (row["class"], row["path"])
         assert (each["score"] < content["threshold"]) == (each["label"] is None)
+
+
+def test_quiet_says_the_answers_and_where_they_are(cli, support: Path, queries: Path) -> None:
+    (queries / "empty.jpg").touch()
+    answer = cli("predict", "--support", support, "--query", queries, "--quiet")
+    good(answer, "6 images; 3 classes of 2 to 4 examples", "are right", "empty.jpg (empty file)", "predictions.csv")
+    assert answer.err == ""
+    assert "calibrated on" not in answer.out
+    assert all(row["path"][-40:] in answer.out for row in table(Path("predictions/queries")))
+    bad(cli("predict", "--support", support, "--query", "nowhere", "--quiet"), "nowhere does not exist")
+
+
+def test_how_far_it_is_is_said_where_it_takes_long(
+    cli, support: Path, queries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress._Late, "AFTER", 0.0)
+    slow = photos.show
+    monkeypatch.setattr(model, "show", lambda *given: (time.sleep(0.1), slow(*given))[1])
+    answer = cli("predict", "--support", support, "--query", queries)
+    good(answer)
+    assert {"looking at examples: 0 %", "looking at images: 0 %"} <= set(answer.err.splitlines())
+    for word in ("--json", "--quiet"):
+        assert cli("predict", "--support", support, "--query", queries, word).err == ""
 
 
 def test_files_and_folders_and_what_a_shell_makes_of_a_star(cli, support: Path, queries: Path) -> None:

@@ -75,7 +75,7 @@ def sound(page: Path) -> Seen:
 
 def test_the_page_has_the_figures_of_evaluate(run: Path) -> None:
     before = tree(run)
-    good(ask("report", run, *PROTOCOL), "report.html", "open it in a browser")
+    good(ask("report", run, *PROTOCOL), "report.html", "Open it in a browser")
     assert tree(run) == before | {"report.html": tree(run)["report.html"]}
     found = json.loads(ask("evaluate", run, *PROTOCOL, "--peers", "--json").out)["results"]
     seen = sound(run / "report.html")
@@ -138,6 +138,7 @@ def test_nothing_else_is_replaced(run: Path) -> None:
     bad(ask("report", run, *PROTOCOL), "no page of fewshot-mcl", "--out")
     assert (run / "report.html").read_text() == "mine"
     bad(ask("report", run, "--split", "tset"), "tset", "test")
+    (run / "report.html").unlink()
     bad(ask("report", run), "there are 3", "--way 3")
 
 

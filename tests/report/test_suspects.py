@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from fewshot_mcl.data.store import ImageStore
+from fewshot_mcl.report import headline
 from fewshot_mcl.report.duplicates import ALIKE, Group, duplicates, edges, near_pairs
 from fewshot_mcl.report.material import Material
 from fewshot_mcl.report.mislabelled import CHI_SQUARE_MEDIAN, suspicions
@@ -200,10 +201,12 @@ def test_the_part_says_a_leak_loudly_and_names_suspects_as_text(material: Materi
     wrong = features.clone()
     wrong[45] = features[3]
     measured = {"train": features, "val": features, "test": wrong}
-    text = str(
-        section(replace(material, stores=stores, features={k: torch.stack([v, v]) for k, v in measured.items()}))
-    )
+    material = replace(material, stores=stores, features={k: torch.stack([v, v]) for k, v in measured.items()})
+    text = str(section(material))
     assert "<strong>Leak: 1 picture lies in more than one split (2 images).</strong>" in text
+    clean = replace(material, stores=splits(*(pictures(80, seed) for seed in range(3))))
+    assert "1 picture lies in more than one split" in str(headline.section(material))  # where the page begins, too
+    assert "more than one split" not in str(headline.section(clean))
     assert "Across splits: equal" in text
     assert "test: 1 candidate among 80 images (score 3.0 or more)" in text
     assert "train: no candidates among 80 images" in text
