@@ -171,7 +171,7 @@ def _trained_on(run: Run) -> tuple[int, int, int]:
     """
     data, classes = run.data("train"), _classes(run)
     sides = data.get("image_size")
-    numbers = [data.get("channels"), *(sides if isinstance(sides, list) else [None])]
+    numbers = [data.get("channels"), *(sides if isinstance(sides, list) and sides else [None])]
     if not all(type(number) is int and 0 < number <= LARGEST_IMAGE for number in numbers):
         raise DamagedError(f"{run.path / 'data.json'} is damaged (its images have no size)", AGAIN)
     return numbers[0], numbers[1], len(classes)

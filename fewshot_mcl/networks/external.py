@@ -6,11 +6,13 @@ classifier comes as one piece: as a single network, or as peers that share nothi
 
 from __future__ import annotations
 
+import mmap
 import pickletools
+import warnings
 import zipfile
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -55,29 +57,40 @@ def _take_channels(model: nn.Module, in_channels: int) -> None:
     model.set_submodule(path, nn.Conv2d(in_channels, bias=old.bias is not None, **options))
 
 
-def _require_room(file: Path) -> None:
-    """Raise `ValueError` where a file of torch's old form names more numbers than it has bytes: torch makes room for them."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
+def _read_old(file: Path) -> Any:
+    """What a file of torch's old form holds. Mapped, it gives no more than it has: readers make room for any length it names.
+
+    Raises:
+        ValueError: if it names more numbers than it has bytes, for which torch would make room.
+    """
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        size = len(mapped)
         for part in range(4):  # a magic number, a version, the machine, and what was saved
-            for _, value, _ in pickletools.genops(stream):
+            for _, value, _ in pickletools.genops(cast(IO[bytes], mapped)):
                 if part == 3 and isinstance(value, int) and value > size:
                     raise ValueError(f"it names {value:,} numbers in {size:,} bytes")
+        mapped.seek(0)
+        return torch.load(cast(IO[bytes], mapped), "cpu", weights_only=True)
+
+
+def _read(file: Path) -> Any:
+    """What a file of weights holds: no pickled object but tensors is read."""
+    with warnings.catch_warnings(action="ignore"):  # of torch, about what is damaged
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        return torch.load(file, "cpu", weights_only=True) if zipfile.is_zipfile(file) else _read_old(file)
 
 
 def _load(model: nn.Module, file: Path, classifier: str, name: str) -> None:
-    """Loads a local file of weights, whose classifier is left out. No pickled object but tensors is read."""
+    """Loads a local file of weights, whose classifier is left out."""
     if not file.is_file():
         raise UserError(f"there is no file of weights {file}.")
-    safe = file.suffix == ".safetensors"
-    if not safe and tuple(map(int, torch.__version__.split(".")[:2])) < SAFE_TORCH:
+    if file.suffix != ".safetensors" and tuple(map(int, torch.__version__.split(".")[:2])) < SAFE_TORCH:
         raise UserError(
             f"{file} could harm this machine, read by torch {torch.__version__}: update torch, or use .safetensors."
         )
     try:
-        if not safe and not zipfile.is_zipfile(file):
-            _require_room(file)
-        state: Any = load_file(file) if safe else torch.load(file, "cpu", weights_only=True)
+        state = _read(file)
         state = state.get("state_dict", state)
         model.load_state_dict({key: v for key, v in state.items() if not key.startswith(f"{classifier}.")})
     except Exception as error:  # damage shows as nearly every kind of exception

@@ -36,7 +36,7 @@ import torch
 from fewshot_mcl import __version__, parallel
 from fewshot_mcl.config import COMMANDS, Config, FewShotConfig, resolve
 from fewshot_mcl.data.sources import ImageOptions
-from fewshot_mcl.errors import UserError
+from fewshot_mcl.errors import DamagedError, UserError
 from fewshot_mcl.resources import existing_run
 from fewshot_mcl.runs import files
 from fewshot_mcl.runs.checkpoints import Checkpoints
@@ -130,10 +130,18 @@ class Run(Checkpoints):
 
     @property
     def image_options(self) -> ImageOptions:
-        """How other images become what the training images became."""
-        trained = self.data("train")
-        color: Literal["grey", "rgb"] = "grey" if trained["channels"] == 1 else "rgb"
-        return replace(self.config.image_options, image_size=trained["image_size"][0], color=color)
+        """How other images become what the training images became.
+
+        Raises:
+            UserError: if data.json does not say what they were.
+        """
+        try:
+            trained = self.data("train")
+            color: Literal["grey", "rgb"] = "grey" if trained["channels"] == 1 else "rgb"
+            return replace(self.config.image_options, image_size=trained["image_size"][0], color=color)
+        except (KeyError, IndexError, TypeError) as error:
+            wrong = f"{self.path / 'data.json'} is damaged (its images have no size)"
+            raise DamagedError(wrong, "Put the file back from a copy, or start a new run.") from error
 
     def place(self, data: str | None, root: Path | None) -> tuple[str, Path | None]:
         """`data` and `root` of a source: the run's own where none is given, which may have moved to `root`."""

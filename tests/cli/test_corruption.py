@@ -172,5 +172,12 @@ def test_a_teacher_whose_data_are_of_another_run_is_refused(train, run: Path, tm
     bad(train(*taught), "data.json", "do not belong together")
 
 
+def test_data_whose_images_have_no_sides_are_refused(cli, run: Path) -> None:
+    content, name = read_json(run / "data.json"), "checkpoints/best.json"
+    write_json(run / "data.json", content | {"train": content["train"] | {"image_size": []}})
+    write_json(run / name, {k: v for k, v in read_json(run / name).items() if k != "belongs_to"})
+    bad(cli("evaluate", run, *PROTOCOL), "data.json is damaged", "no size")
+
+
 def test_the_small_run_is_as_the_tests_take_it(run: Path) -> None:
     assert all(path_of(run, name).is_file() for name in FILES)

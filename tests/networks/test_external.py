@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -97,6 +98,18 @@ def test_weights_in_the_old_form_of_torch(models: Any, tmp_path: Path) -> None:
     file.write_bytes(data.replace(b"M" + numbers, b"J" + (2**31 - 1).to_bytes(4, "little"), 1))
     with pytest.raises(UserError, match=r"names 2,147,483,647 numbers in [\d,]+ bytes"):
         create_backbone("torchvision/resnet18", image_size=64, weights=file)
+
+
+def test_a_text_longer_than_its_file_takes_no_room(models: Any, tmp_path: Path) -> None:
+    """Of weights in the old form; a file of a few bytes says that a text of 2 GiB comes."""
+    file = tmp_path / "old.pt"
+    file.write_bytes(b"\x80\x02X" + (2**31 - 1).to_bytes(4, "little") + b"a text.")
+    tracemalloc.start()
+    with pytest.raises(UserError, match="does not hold weights"):
+        create_backbone("torchvision/resnet18", image_size=64, weights=file)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**30
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
