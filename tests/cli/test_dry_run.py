@@ -101,7 +101,7 @@ def test_several_processes_are_estimated(cli) -> None:
     for pattern in (
         r"with 2 processes, an estimate",
         r"memory of each, MB +[\d.,]+ +[\d.,]+",
-        r"gradients of outputs +- +[\d.]+",
+        r"gradients of batch norm +- +[\d.]+",
         r"time of 1,000 episodes",
         r"Assumed: a link of 5 GB/s for each process \(--bandwidth\)",
     ):
