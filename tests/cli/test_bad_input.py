@@ -442,7 +442,7 @@ def test_files_of_another_run_are_told_apart(train, cli, run: Path, tmp_path: Pa
     last, best = (run / f"checkpoints/{name}.json" for name in ("last", "best"))
     last.write_bytes(best.read_bytes())
     (run / "checkpoints/last.previous.json").unlink()
-    bad(cli("train", "--out", run, "--resume"), "last.json is damaged")
+    bad(cli("train", "--out", run, "--resume"), "last.json is of the checkpoint 'best'")
 
 
 def test_a_checkpoint_of_another_number_of_classes(cli, tmp_path: Path) -> None:

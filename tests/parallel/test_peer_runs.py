@@ -52,7 +52,8 @@ def test_the_files_are_those_of_one_process(place: Path) -> None:
         assert float(mine or 0) == pytest.approx(float(other or 0), rel=1e-4)
 
 
-@pytest.mark.parametrize("banks", ["replicated", pytest.param("sharded", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("banks", ["replicated", "sharded"])
 def test_a_resumed_run_ends_with_the_same_bytes(banks: str, place: Path) -> None:
     """Nothing of any peer is missing in a checkpoint, its optimizer's state included."""
     if banks == "sharded":

@@ -127,6 +127,7 @@ def test_a_process_that_fails_says_why_and_the_other_that_it_is_alone(tmp_path: 
     assert "Traceback" not in other + failed
 
 
+@pytest.mark.slow
 def test_a_slow_process_is_named_once(tmp_path: Path) -> None:
     session = Session(tmp_path, 2, "slow", "train", *RUN, "--episodes", 24, "--out", "run", program=DIFFERING)
     code, out, said = session.end()

@@ -59,7 +59,8 @@ def test_a_checkpoint_is_that_of_one_process_and_any_number_goes_on_from_it(tmp_
     torch.testing.assert_close(banks.norm(dim=-1).median(), torch.tensor(1.0), rtol=0.2, atol=0)  # none was left empty
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 3])
 def test_saved_by_two_and_ended_by_others(processes: int, tmp_path: Path) -> None:
     longer = [word if word != "4" else "6" for word in RUN]
     train(2, *longer, *SHARDED, "--out", "run", at=tmp_path)
@@ -94,6 +95,7 @@ with parallel.processes():
 """
 
 
+@pytest.mark.slow
 def test_a_process_needs_memory_for_its_own_rows_only(tmp_path: Path) -> None:
     """Banks of 410 MB: of the two processes together all, of each a half."""
     (tmp_path / "memory.py").write_text(MEMORY)
