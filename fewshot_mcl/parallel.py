@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,7 +21,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from fewshot_mcl import job
 from fewshot_mcl.errors import UserError
@@ -277,25 +276,3 @@ def same(value: str, what: str) -> None:
         raise UserError(
             f"process {other[0]} has other {what} than process 0: every machine needs the same files. Nothing was changed."
         )
-
-
-class Step(nn.Module):
-    """A step of training as a module, which is what DistributedDataParallel wants."""
-
-    def __init__(self, modules: nn.ModuleDict, step: Callable[[int], Any]) -> None:
-        super().__init__()
-        self.all, self.step = modules, step
-
-    def forward(self, number: int) -> Any:
-        """What the task makes of step `number`."""
-        return self.step(number)
-
-
-def step_of(modules: nn.ModuleDict, step: Callable[[int], Any]) -> Callable[[int], Any]:
-    """`step`, after whose backward the gradients of `modules` are those of the whole batch."""
-    if parts() == 1:
-        return step
-    # Banks and batch statistics move in the same way everywhere, so they are not sent.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of a newer name, which torch 2.6 lacks
-        return nn.parallel.DistributedDataParallel(Step(modules, step), broadcast_buffers=False)

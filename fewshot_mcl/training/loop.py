@@ -19,7 +19,7 @@ from fewshot_mcl.evaluation.restore import load_state
 from fewshot_mcl.evaluation.statistics import Result
 from fewshot_mcl.runs import Run
 from fewshot_mcl.spread import Remote, completed, not_numbers, whole_state
-from fewshot_mcl.training import peer_parallel
+from fewshot_mcl.training import data_parallel, peer_parallel
 from fewshot_mcl.training.pace import Pace
 from fewshot_mcl.training.stopping import Stopping
 
@@ -101,7 +101,7 @@ class Trainer:
     ) -> None:
         self.task, self.plan, self.config, self.run, self.display = task, task.plan, config, run, display
         self.modules = task.modules()
-        self._task_step = parallel.step_of(self.modules, task.step)
+        self._task_step = data_parallel.step_of(self.modules, task.step)
         self.optimizer = task.optimizer(self.modules.parameters())
         self.stopping = stopping or Stopping()
         self.done = self.saved = 0  # steps

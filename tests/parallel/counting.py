@@ -20,7 +20,7 @@ from worker import CLASSIFY, FEW_SHOT, store
 
 from fewshot_mcl import parallel
 from fewshot_mcl.config import resolve
-from fewshot_mcl.training import peer_parallel
+from fewshot_mcl.training import data_parallel, peer_parallel
 from fewshot_mcl.training.costs import DATA, PEERS, SHARDED
 from fewshot_mcl.training.session import task_on
 
@@ -77,7 +77,7 @@ def step_of(case: str, way: str) -> dict[str, int]:
     with parallel.over("peers" if way == PEERS else "data"):
         this, counted = task(case, way), Counted()
         modules = this.modules().train()
-        step = parallel.step_of(modules, this.step)
+        step = data_parallel.step_of(modules, this.step)
         if isinstance(step, DistributedDataParallel):
             step.register_comm_hook(None, counted.bucket)
         with (

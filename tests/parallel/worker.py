@@ -22,7 +22,7 @@ from fewshot_mcl.networks import create_backbone
 from fewshot_mcl.objectives import METHODS, closed_form
 from fewshot_mcl.objectives.rkd import RkdD
 from fewshot_mcl.spread import completed, whole_state
-from fewshot_mcl.training import peer_parallel
+from fewshot_mcl.training import data_parallel, peer_parallel
 from fewshot_mcl.training.session import task_on
 
 CONTROL = "few-shot, shared stages not added up"
@@ -118,7 +118,7 @@ def outcome(name: str, split: str = "data") -> dict[str, Any]:
         teach(task)
     task._normalise = Normaliser(task.mean.double(), task.std.double())
     modules = task.modules().double().train()  # so that nothing but another computation makes a difference
-    step, optimizer = parallel.step_of(modules, task.step), torch.optim.SGD(modules.parameters(), 0.01)
+    step, optimizer = data_parallel.step_of(modules, task.step), torch.optim.SGD(modules.parameters(), 0.01)
     found: dict[str, Any] = {"losses": [], "gradients": []}
     for number in range(2):
         terms, _ = step(number)
